@@ -1,0 +1,34 @@
+//! The agent: receives signed revisions, verifies and keeps them, rolls them out into the proxies next to it, reports.
+//!
+//! It deliberately does not know how revisions are made or judged (the authority does), nor what a config means (the
+//! proxy compiles it). With the authority away it serves its proxies from the ledger; with the agent away they serve
+//! from their own disk.
+
+// A process from start to stop, and what it is told.
+mod serve;
+mod settings;
+
+// The life of a desired state: subscribe → verify → fetch → ledger → rollout → report.
+mod fetch;
+mod intake;
+mod ledger;
+mod plan_floor;
+mod report;
+mod rollout;
+mod service;
+mod subscribe;
+
+// What these stand on.
+mod authority;
+mod backoff;
+mod blobs;
+mod clock;
+mod disk;
+mod http;
+mod refusal;
+
+pub use authority::{IdentityError, LinkError};
+pub use disk::DiskError;
+pub use ledger::{LedgerError, RecordError};
+pub use serve::{Agent, StartError, start};
+pub use settings::Settings;

@@ -1,0 +1,161 @@
+//! gRPC towards the proxies: convert, ask the driver, convert. No decisions.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::Stream;
+use sealane_model::ids::Digest;
+use sealane_proto::v1;
+use sealane_proto::v1::attach_response::Event;
+use sealane_proto::v1::proxy_control_service_server::{ProxyControlService, ProxyControlServiceServer};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status};
+
+use crate::authority::AuthorityLink;
+use crate::blobs::Blobs;
+use crate::disk;
+use crate::fetch;
+use crate::ledger::Ledger;
+use crate::rollout::driver::{Ask, AttachError, Attached, ObserveError};
+
+/// The service that proxies attach to.
+#[derive(Clone, Debug)]
+pub(crate) struct ProxyControl {
+    pub(crate) asks: mpsc::Sender<Ask>,
+    pub(crate) ledger: Ledger,
+    pub(crate) blobs: Blobs,
+    pub(crate) link: AuthorityLink,
+    pub(crate) repairs: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+}
+
+type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::AttachResponse, Status>> + Send>>;
+
+impl ProxyControl {
+    /// The service with its limits.
+    pub(crate) fn into_server(self) -> ProxyControlServiceServer<Self> {
+        ProxyControlServiceServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
+        let (reply, answer) = oneshot::channel();
+        let stopping = || Status::unavailable("the agent is stopping");
+        self.asks.send(ask(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    async fn read(&self, digest: Digest) -> Result<Vec<u8>, Status> {
+        let blobs = self.blobs.clone();
+        match fetch::blocking(move || blobs.read(&digest)).await {
+            Ok(Some(content)) => return Ok(content),
+            Ok(None) => {}
+            Err(error) => tracing::error!(error = disk::chain(&error), "cannot read a blob"),
+        }
+        if !self.ledger.state().referenced().contains(&digest) {
+            return Err(Status::not_found("no revision that this agent holds needs it"));
+        }
+        let _turn = self.repairs.acquire().await.map_err(|_| Status::unavailable("the agent is stopping"))?;
+        fetch::fetch_one("damaged blob", digest, &self.blobs, &self.link).await.map_err(|error| {
+            tracing::error!(error = disk::chain(&error), "cannot replace a damaged blob");
+            Status::unavailable(disk::chain(&error))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl ProxyControlService for ProxyControl {
+    type AttachStream = AttachStream;
+
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<AttachStream>, Status> {
+        let request = request.into_inner();
+        let attached = self.ask(|reply| Ask::Attach(request, reply)).await?.map_err(attach_status)?;
+        // One message under way: a slow proxy gets the newest state when it is ready for it, never a backlog.
+        let (events, stream) = mpsc::channel(1);
+        let (asks, ledger, cancel) = (self.asks.clone(), self.ledger.clone(), self.cancel.clone());
+        self.tasks.spawn(async move {
+            let (proxy, session) = (attached.proxy.clone(), attached.session);
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = follow(attached, ledger, events) => {}
+            }
+            let _ = asks.send(Ask::Detach(proxy, session)).await; // no driver: the agent is stopping
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveResponse>, Status> {
+        let status = request.into_inner().status.ok_or_else(|| Status::invalid_argument("it has no status"))?;
+        let observed = self.ask(|reply| Ask::Observe(Box::new(status), reply)).await?;
+        observed.map_err(observe_status)?;
+        Ok(Response::new(v1::ObserveResponse {}))
+    }
+
+    async fn fetch_chunk(
+        &self,
+        request: Request<v1::FetchChunkRequest>,
+    ) -> Result<Response<v1::FetchChunkResponse>, Status> {
+        let digest = Digest::from_slice(&request.into_inner().digest)
+            .ok_or_else(|| Status::invalid_argument("digest: a SHA-256 has 32 bytes"))?;
+        let content = self.read(digest).await?;
+        Ok(Response::new(v1::FetchChunkResponse { content }))
+    }
+}
+
+/// Passes the newest command on whenever there is one, and a beacon in between, until either side ends.
+async fn follow(mut attached: Attached, ledger: Ledger, events: mpsc::Sender<Result<v1::AttachResponse, Status>>) {
+    let mut beacon = tokio::time::interval(BEACON);
+    beacon.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            biased;
+            () = events.closed() => return,
+            changed = attached.commands.changed() => {
+                if changed.is_err() {
+                    return; // the same proxy opened another stream
+                }
+                let Some(desired) = attached.commands.borrow_and_update().clone() else { continue };
+                Event::Desired(v1::ProxyDesired::clone(&desired))
+            }
+            _ = beacon.tick() => {
+                let timestamp = ledger.state().timestamp.as_ref().map(|timestamp| timestamp.envelope().into());
+                Event::Beacon(v1::AttachBeacon { timestamp })
+            }
+        };
+        let sent = events.send(Ok(v1::AttachResponse { event: Some(event) }));
+        tokio::select! {
+            sent = sent => if sent.is_err() { return },
+            // It reads nothing and answers nothing: as good as gone.
+            () = tokio::time::sleep(SEND_TIMEOUT) => return,
+        }
+    }
+}
+
+fn attach_status(error: AttachError) -> Status {
+    let text = error.to_string();
+    match error {
+        AttachError::Name | AttachError::Instance | AttachError::Generation(_) => Status::invalid_argument(text),
+        AttachError::OtherFleet(_) => Status::failed_precondition(text),
+        AttachError::Taken(_) => Status::already_exists(text),
+        AttachError::Full => Status::resource_exhausted(text),
+    }
+}
+
+fn observe_status(error: ObserveError) -> Status {
+    let text = disk::chain(&error);
+    match error {
+        ObserveError::NotAttached => Status::failed_precondition(text),
+        ObserveError::Malformed(_) => Status::invalid_argument(text),
+    }
+}
+
+/// At least every 5 s, as the protocol says.
+const BEACON: Duration = Duration::from_secs(4);
+/// A proxy that takes nothing for this long loses its stream.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
+/// A status with all its counts is a few tens of KiB.
+const REQUEST_BYTES_MAX: usize = 1 << 20;

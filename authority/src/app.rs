@@ -1,0 +1,42 @@
+//! What every handler shares. No decisions.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sealane_model::plan::Plan;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Auth;
+use crate::clock::Clock;
+use crate::fleet::Live;
+use crate::metric::Counters;
+use crate::pki::Ca;
+use crate::rollout::board::Board;
+use crate::rollout::driver::Handle;
+use crate::settings::Tuning;
+use crate::signer::Signer;
+use crate::store::Store;
+
+/// What every handler shares.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) store: Store,
+    pub(crate) signer: Arc<Signer>,
+    pub(crate) ca: Arc<Ca>,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) live: Arc<Mutex<Live>>,
+    pub(crate) board: Arc<Board>,
+    pub(crate) rollouts: Handle,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) clock: Clock,
+    pub(crate) default_plan: Plan,
+    pub(crate) tuning: Tuning,
+    /// Cancelled when the authority stops: streams end.
+    pub(crate) stop: CancellationToken,
+}
+
+impl App {
+    /// The live view; held for moments only.
+    pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

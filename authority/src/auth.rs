@@ -1,0 +1,246 @@
+//! Who may call what: bearer tokens with roles, and client certificates of agents.
+//!
+//! Tokens are 256 random bits and are looked up by their SHA-256, so a lookup's time says nothing about a secret. Both
+//! tables are small and in memory; a call never waits for the database to be let in.
+
+use std::collections::HashMap;
+use std::sync::{PoisonError, RwLock};
+
+use sealane_model::ids::Digest;
+use tonic::Status;
+
+use crate::fleet::is_name;
+use crate::store::agent::AgentCertificate;
+use crate::store::token::TokenRow;
+
+mod layer;
+mod table;
+
+pub(crate) use layer::{AuthLayer, bearer};
+pub(crate) use table::{Access, required};
+
+/// Tokens that are kept.
+pub(crate) const TOKENS_MAX: usize = 10_000;
+
+/// What a token may do. Each role may do what the ones before it may, but for agents, which have a service of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Role {
+    /// Its own service, and nothing else.
+    Agent,
+    /// Reads.
+    Viewer,
+    /// Steers rollouts, rolls back, cordons.
+    Operator,
+    /// Publishes.
+    Publisher,
+    /// Makes and revokes tokens.
+    Admin,
+}
+
+impl Role {
+    /// Every role.
+    pub(crate) const ALL: [Self; 5] = [Self::Agent, Self::Viewer, Self::Operator, Self::Publisher, Self::Admin];
+
+    /// As in requests and in the store.
+    #[must_use]
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Publisher => "publisher",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// From that word.
+    #[must_use]
+    pub(crate) fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.as_str() == word)
+    }
+}
+
+/// Who calls, once that is settled. In the extensions of every request.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    /// Token id and role, or agent id: the actor in the audit log.
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    /// Agent tokens: the region they enrol in.
+    pub(crate) region: Option<String>,
+    /// From a client certificate that this authority issued.
+    pub(crate) agent: Option<AgentIdentity>,
+}
+
+/// What an agent's certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AgentIdentity {
+    pub(crate) id: String,
+    pub(crate) region: String,
+    not_after_ms: u64,
+}
+
+/// The tables.
+#[derive(Debug)]
+pub(crate) struct Auth {
+    tokens: RwLock<HashMap<Digest, Token>>,
+    certificates: RwLock<HashMap<Digest, AgentIdentity>>,
+    /// No tokens asked for.
+    dev: bool,
+    /// The listeners speak TLS: agents need their certificate.
+    tls: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    id: String,
+    role: Role,
+    region: String,
+    expires_at_ms: Option<u64>,
+}
+
+/// What a call brings to show who it is.
+#[derive(Debug, Default)]
+pub(crate) struct Credentials<'a> {
+    pub(crate) bearer: Option<&'a str>,
+    /// SHA-256 of the client certificate that the TLS handshake accepted.
+    pub(crate) certificate: Option<Digest>,
+}
+
+impl Auth {
+    pub(crate) fn new(tokens: &[TokenRow], certificates: &[AgentCertificate], dev: bool, tls: bool) -> Self {
+        let auth = Self { tokens: RwLock::default(), certificates: RwLock::default(), dev, tls };
+        auth.set_tokens(tokens);
+        for certificate in certificates {
+            auth.add_certificate(certificate);
+        }
+        auth
+    }
+
+    /// Replaces the table of tokens.
+    pub(crate) fn set_tokens(&self, rows: &[TokenRow]) {
+        let valid = rows.iter().filter(|row| row.revoked_at_ms.is_none());
+        let token = |row: &TokenRow| {
+            let token = Token {
+                id: row.id.clone(),
+                role: Role::parse(&row.role)?,
+                region: row.region.clone(),
+                expires_at_ms: row.expires_at_ms.map(|ms| u64::try_from(ms).unwrap_or(0)),
+            };
+            Some((Digest::from_slice(&row.secret_sha256)?, token))
+        };
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = valid.filter_map(token).collect();
+    }
+
+    /// Lets one more certificate in.
+    pub(crate) fn add_certificate(&self, certificate: &AgentCertificate) {
+        let identity = AgentIdentity {
+            id: certificate.agent.clone(),
+            region: certificate.region.clone(),
+            not_after_ms: certificate.not_after_ms,
+        };
+        let mut certificates = self.certificates.write().unwrap_or_else(PoisonError::into_inner);
+        certificates.retain(|_, one| one.not_after_ms >= certificate.enrolled_at_ms);
+        certificates.insert(certificate.fingerprint, identity);
+    }
+
+    /// Settles who calls `path` (`/package.Service/Method`), or says why not.
+    pub(crate) fn admit(
+        &self,
+        path: &str,
+        credentials: &Credentials<'_>,
+        now_ms: u64,
+    ) -> Result<Option<Caller>, Status> {
+        let access = required(path);
+        if access == Access::Public {
+            return Ok(None);
+        }
+        if self.dev {
+            let caller = Caller { name: "dev (admin)".to_owned(), role: Role::Admin, region: None, agent: None };
+            return Ok(Some(caller));
+        }
+        let agent = credentials.certificate.and_then(|fingerprint| self.agent(&fingerprint, now_ms));
+        match access {
+            Access::Public => Ok(None),
+            Access::AgentEnrol => match agent {
+                Some(agent) => Ok(Some(of_certificate(agent))),
+                None => self.of_token(credentials, now_ms, Role::Agent).map(Some),
+            },
+            Access::Agent if self.tls => match agent {
+                Some(agent) => Ok(Some(of_certificate(agent))),
+                None => Err(Status::unauthenticated("this call needs the client certificate that Enrol issued")),
+            },
+            Access::Agent => self.of_token(credentials, now_ms, Role::Agent).map(Some),
+            Access::Operators(role) => self.of_token(credentials, now_ms, role).map(Some),
+        }
+    }
+
+    /// The caller behind a bearer token, if its role is enough.
+    pub(crate) fn of_token(&self, credentials: &Credentials<'_>, now_ms: u64, needed: Role) -> Result<Caller, Status> {
+        let bearer =
+            credentials.bearer.ok_or_else(|| Status::unauthenticated("a token is needed: authorization: Bearer …"))?;
+        let digest = Digest::of(bearer.as_bytes());
+        let token = self.tokens.read().unwrap_or_else(PoisonError::into_inner).get(&digest).cloned();
+        let is_expired = |token: &Token| token.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms);
+        let Some(token) = token.filter(|token| !is_expired(token)) else {
+            return Err(Status::unauthenticated("the token is unknown, revoked or expired"));
+        };
+        let is_enough = match needed {
+            Role::Agent => token.role == Role::Agent,
+            Role::Viewer | Role::Operator | Role::Publisher | Role::Admin => token.role >= needed,
+        };
+        if !is_enough {
+            let (has, needed) = (token.role.as_str(), needed.as_str());
+            return Err(Status::permission_denied(format!("this call needs role {needed}; the token has role {has}")));
+        }
+        Ok(Caller {
+            name: format!("{} ({})", token.id, token.role.as_str()),
+            role: token.role,
+            region: Some(token.region).filter(|region| !region.is_empty()),
+            agent: None,
+        })
+    }
+
+    /// Whether nobody is asked for a token.
+    pub(crate) fn is_dev(&self) -> bool {
+        self.dev
+    }
+
+    fn agent(&self, fingerprint: &Digest, now_ms: u64) -> Option<AgentIdentity> {
+        let certificates = self.certificates.read().unwrap_or_else(PoisonError::into_inner);
+        certificates.get(fingerprint).filter(|identity| identity.not_after_ms > now_ms).cloned()
+    }
+}
+
+fn of_certificate(agent: AgentIdentity) -> Caller {
+    Caller {
+        name: format!("{} (agent)", agent.id),
+        role: Role::Agent,
+        region: Some(agent.region.clone()),
+        agent: Some(agent),
+    }
+}
+
+impl Caller {
+    /// Whether this caller may speak for an agent: the id and region of its certificate, or the region of its token.
+    pub(crate) fn speaks_for(&self, agent: &str, region: &str) -> Result<(), Status> {
+        for (field, name) in [("agent_id", agent), ("region", region)] {
+            if !is_name(name) {
+                let message = format!("`{field}` is missing or not a valid name: 1 to 128 of A-Z a-z 0-9 . _ : -");
+                return Err(Status::invalid_argument(message));
+            }
+        }
+        if let Some(identity) = &self.agent
+            && identity.id != agent
+        {
+            let message = format!("the certificate belongs to agent `{}`, not `{agent}`", identity.id);
+            return Err(Status::permission_denied(message));
+        }
+        match &self.region {
+            Some(own) if own != region => {
+                Err(Status::permission_denied(format!("the credentials are for region `{own}`, not `{region}`")))
+            }
+            _ => Ok(()),
+        }
+    }
+}

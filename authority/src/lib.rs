@@ -1,0 +1,40 @@
+//! The authority: drafts in, signed revisions out, rolled out over the fleet stage by stage, with a record of who did what.
+//!
+//! It does not know how a proxy compiles or serves a config, and it trusts no agent with more than the report of its own
+//! proxies. Modules in reading order; the life of a config change is in `publish`, that of a rollout in `rollout`.
+
+// A process and its directory.
+mod clock;
+mod error;
+mod file;
+mod home;
+mod pki;
+mod serve;
+mod settings;
+
+// The life of a config change: accepted, signed, stored.
+mod app;
+mod publish;
+mod revision;
+mod signer;
+mod store;
+
+// Its rollout: the live view, the machine, the agents' streams.
+mod fleet;
+mod rollout;
+mod subscribe;
+
+// What others see: gRPC, HTTP, and who may.
+mod auth;
+mod http;
+mod metric;
+mod overview;
+mod service;
+
+pub use home::{FirstStart, HomeError, raise_epoch};
+pub use http::HttpTlsError;
+pub use pki::PkiError;
+pub use rollout::machine::Timing;
+pub use serve::{Authority, StartError, start};
+pub use settings::{Settings, TlsFiles, Tuning};
+pub use store::StoreError;

@@ -1,0 +1,154 @@
+//! What a rollout sees: evidence, who confirmed, the bake clock, the gates' verdict. Pure.
+
+use sealane_model::gate::{self, Counts, Evidence, Judged, Verdict};
+use sealane_model::ids::ProxyId;
+
+use super::event::GateRecord;
+use super::look::{NODES_MAX, World};
+use super::machine::{Rollout, millis};
+use super::record::Phase;
+use super::{stage, verdict};
+use crate::fleet::Proxy;
+
+/// How the proxies that must confirm are.
+#[derive(Default)]
+pub(super) struct Roll {
+    /// Fresh, ready, on the candidate.
+    pub(super) confirmed: usize,
+    /// Not heard for [`Timing::silence`].
+    pub(super) silent: Vec<String>,
+    /// Heard, but not there.
+    pub(super) lagging: Vec<String>,
+}
+
+impl Rollout {
+    /// Takes in what the proxies say, and moves the bake clock.
+    pub(super) fn observe(&mut self, world: &World<'_>) -> Roll {
+        let candidate = self.subject.digest;
+        let alive = world.alive();
+        for (id, proxy) in world.live.proxies() {
+            if self.covers(world, id, proxy) {
+                self.look.cohort.observe(id, proxy, &candidate);
+                if alive.contains(id) {
+                    self.look.required.insert(id.clone());
+                }
+            } else if let Some(stable) = world.stable {
+                self.look.control.observe(id, proxy, &stable.digest);
+            }
+        }
+        // Who leaves with a goodbye is not waited for.
+        let (seen, live) = (&mut self.look.seen, world.live);
+        self.look.required.retain(|id| match live.proxy(id) {
+            Some(proxy) => {
+                seen.insert(id.clone());
+                !proxy.draining
+            }
+            None => !seen.contains(id),
+        });
+        let roll = self.roll(world);
+        let is_confirmed = roll.confirmed == self.look.required.len() && roll.confirmed > 0;
+        let runs = is_confirmed && self.look.confirmed && !self.record.paused && self.record.held.is_none();
+        if runs {
+            let passed_ms = world.now_ms.saturating_sub(self.look.last_ms);
+            self.look.baked_ms += passed_ms.min(millis(world.timing.fresh));
+        }
+        if is_confirmed {
+            self.look.unconfirmed_since_ms = world.now_ms;
+            self.look.has_confirmed = true;
+        }
+        self.look.confirmed = is_confirmed;
+        self.look.last_ms = world.now_ms;
+        self.look.active = world.live.proxies().filter(|(_, one)| one.active == Some(candidate)).count();
+        let holds = |proxy: &Proxy| [proxy.prepared, proxy.active].contains(&Some(candidate));
+        self.look.prepared = world.live.proxies().filter(|(_, proxy)| holds(proxy)).count();
+        self.look.doing = self.describe(world, &roll);
+        roll
+    }
+
+    pub(super) fn roll(&self, world: &World<'_>) -> Roll {
+        let mut roll = Roll::default();
+        for id in &self.look.required {
+            let proxy = world.live.proxy(id);
+            let heard_ms = proxy.map_or(0, |proxy| proxy.heard_ms);
+            let silent_ms = world.now_ms.saturating_sub(heard_ms);
+            let watched_ms = world.now_ms.saturating_sub(self.look.since_ms);
+            match proxy {
+                Some(proxy)
+                    if silent_ms <= millis(world.timing.fresh)
+                        && proxy.ready
+                        && proxy.active == Some(self.subject.digest) =>
+                {
+                    roll.confirmed += 1;
+                }
+                _ if silent_ms.min(watched_ms) >= millis(world.timing.silence) => roll.silent.push(id.0.clone()),
+                _ => roll.lagging.push(id.0.clone()),
+            }
+        }
+        roll.silent.truncate(NODES_MAX);
+        roll.lagging.truncate(NODES_MAX);
+        roll
+    }
+
+    pub(super) fn describe(&self, world: &World<'_>, roll: &Roll) -> String {
+        let waited_ms = world.now_ms.saturating_sub(self.look.since_ms);
+        if !self.look.confirmed {
+            let late = if waited_ms > millis(world.timing.confirm) { " (late)" } else { "" };
+            let waiting: Vec<&String> = roll.lagging.iter().chain(&roll.silent).collect();
+            return format!("waiting for {} to confirm{late}", verdict::names(&waiting));
+        }
+        let bake = verdict::duration(self.bake_ms());
+        if self.look.baked_ms < self.bake_ms() {
+            return format!("baking: {} of {bake}", verdict::duration(self.look.baked_ms));
+        }
+        if self.look.verdict == Some(Verdict::NotEnoughData) {
+            return "baked; waiting for enough requests to judge".to_owned();
+        }
+        format!("baked for {bake}")
+    }
+
+    pub(super) fn judge(&mut self, world: &World<'_>) -> Vec<Judged> {
+        let cohort = self.look.cohort.sum(|_| true);
+        let control = match self.record.phase {
+            Phase::FinalBake => Counts::default(),
+            _ => self.look.control.sum(|id| world.live.proxy(id).is_none_or(|proxy| !self.covers(world, id, proxy))),
+        };
+        let rejected = world.live.proxies().filter(|(_, one)| one.refused == Some(self.subject.digest)).count();
+        let evidence = Evidence { cohort, control, rejected: rejected as u64 };
+        let (verdict, judged) = gate::judge(&evidence, &self.subject.plan);
+        if verdict == Verdict::Environment {
+            self.look.environment_ms = Some(world.now_ms);
+        }
+        self.look.verdict = Some(verdict);
+        self.look.gates = judged.iter().map(GateRecord::from).collect();
+        judged
+    }
+
+    pub(super) fn covers(&self, world: &World<'_>, id: &ProxyId, proxy: &Proxy) -> bool {
+        stage::covers(&self.subject, &self.record, world.live, id, &proxy.region)
+    }
+
+    /// Silence never passes: only a verdict of `Pass` does.
+    pub(super) fn passes(&self) -> bool {
+        self.look.verdict == Some(Verdict::Pass)
+    }
+
+    /// Of the open stage, or of the final bake.
+    pub(crate) fn bake_ms(&self) -> u64 {
+        match self.record.phase {
+            Phase::FinalBake => millis(self.subject.plan.final_bake),
+            _ => self.record.stage().map_or(0, |stage| stage.opened.bake_ms),
+        }
+    }
+
+    pub(super) fn past_deadline(&self, world: &World<'_>) -> bool {
+        world.now_ms.saturating_sub(self.look.since_ms) >= millis(self.subject.plan.progress_deadline)
+    }
+
+    pub(super) fn totals(&self, world: &World<'_>) -> (u32, u32) {
+        let alive = world.alive();
+        let is_active =
+            |id: &&ProxyId| world.live.proxy(id).is_some_and(|proxy| proxy.active == Some(self.subject.digest));
+        let active = alive.iter().filter(is_active).count();
+        (u32::try_from(alive.len()).unwrap_or(u32::MAX), u32::try_from(active).unwrap_or(u32::MAX))
+    }
+}

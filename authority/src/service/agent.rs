@@ -1,0 +1,106 @@
+//! Authority ↔ agent.
+
+use std::sync::Arc;
+
+use sealane_model::ids::{AgentId, Digest};
+use sealane_proto::v1;
+use sealane_proto::v1::agent_service_server::AgentService;
+use serde_json::json;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use super::caller;
+use super::status::status;
+use crate::app::App;
+use crate::auth::Role;
+use crate::store::agent::AgentCertificate;
+use crate::store::audit::AuditEntry;
+use crate::subscribe::subscribe;
+
+/// Between reports while a rollout is under way.
+const REPORT_BUSY_MS: u32 = 1_000;
+/// Between reports otherwise.
+const REPORT_QUIET_MS: u32 = 5_000;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct Agents(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    async fn enrol(&self, request: Request<v1::EnrolRequest>) -> Result<Response<v1::EnrolResponse>, Status> {
+        let app = &self.0;
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        caller.speaks_for(&request.agent_id, &request.region)?;
+        let now_ms = app.clock.now_ms();
+        let (agent, region) = (request.agent_id, request.region);
+        let issued =
+            app.ca.issue_agent(&request.certificate_request_pem, app.signer.fleet(), &agent, &region, now_ms)?;
+        let certificate = AgentCertificate {
+            fingerprint: issued.fingerprint,
+            agent: agent.clone(),
+            region: region.clone(),
+            enrolled_at_ms: now_ms,
+            not_after_ms: issued.not_after_ms,
+        };
+        let mut change = app.store.write().await?;
+        app.store.add_agent_certificate(&mut change, &certificate).await?;
+        let entry = AuditEntry {
+            at_ms: now_ms,
+            actor: caller.name,
+            action: "enrol",
+            subject: agent,
+            digest: Some(issued.fingerprint),
+            detail: json!({ "region": region }),
+        };
+        app.store.add_audit(&mut change, &entry).await?;
+        app.store.commit(change).await?;
+        app.auth.add_certificate(&certificate);
+        Ok(Response::new(v1::EnrolResponse {
+            certificate_pem: issued.pem,
+            ca_pem: app.ca.pem().to_owned(),
+            not_after_unix_ms: i64::try_from(issued.not_after_ms).unwrap_or(i64::MAX),
+        }))
+    }
+
+    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+
+    async fn subscribe(
+        &self,
+        request: Request<v1::SubscribeRequest>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let caller = caller(&request)?;
+        let hello = request.into_inner();
+        caller.speaks_for(&hello.agent_id, &hello.region)?;
+        let stream = subscribe(Arc::clone(&self.0), hello)?;
+        self.0.rollouts.wake();
+        Ok(Response::new(stream))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        let app = &self.0;
+        let caller = caller(&request)?;
+        let report = request.into_inner();
+        let region = match &caller.region {
+            Some(region) => Some(region.clone()),
+            None => app.live().agent(&AgentId(report.agent_id.clone())).map(|agent| agent.region.clone()),
+        };
+        if caller.role == Role::Agent {
+            caller.speaks_for(&report.agent_id, region.as_deref().unwrap_or_default())?;
+        }
+        app.live().hear(app.clock.now_ms(), &report, caller.region.as_deref())?;
+        app.rollouts.wake();
+        let next_report_ms = if app.board.desired().busy { REPORT_BUSY_MS } else { REPORT_QUIET_MS };
+        Ok(Response::new(v1::ReportResponse { next_report_ms }))
+    }
+
+    async fn get_chunk(&self, request: Request<v1::GetChunkRequest>) -> Result<Response<v1::GetChunkResponse>, Status> {
+        let digest = Digest::from_slice(&request.into_inner().digest)
+            .ok_or_else(|| status(Code::InvalidArgument, "BAD_FIELD", "`digest` is not 32 bytes"))?;
+        let content = self.0.store.blob(&digest).await?;
+        let content =
+            content.ok_or_else(|| status(Code::NotFound, "NO_SUCH_CHUNK", format!("there is no {digest}")))?;
+        Ok(Response::new(v1::GetChunkResponse { content }))
+    }
+}

@@ -1,0 +1,172 @@
+//! Publishing and reading revisions.
+
+use std::sync::Arc;
+
+use sealane_model::cohort;
+use sealane_model::ids::ProxyId;
+use sealane_model::plan::Plan;
+use sealane_model::release::ChangeClass;
+use sealane_proto::convert::change_class_or_standard;
+use sealane_proto::v1;
+use sealane_proto::v1::config_service_server::ConfigService;
+use tonic::{Code, Request, Response, Status};
+
+use super::status::status;
+use super::{caller, page_number, page_size, problems};
+use crate::app::App;
+use crate::publish::{self, PublishOrder, RollbackOrder, receipt};
+use crate::revision;
+use crate::rollout::subject::wave_of;
+
+/// The service.
+#[derive(Clone, Debug)]
+pub(crate) struct Config(pub(crate) Arc<App>);
+
+#[tonic::async_trait]
+impl ConfigService for Config {
+    async fn validate(&self, request: Request<v1::ValidateRequest>) -> Result<Response<v1::ValidateResponse>, Status> {
+        let request = request.into_inner();
+        let file = publish::file_name(&request.file)?;
+        let response = match publish::check(file, request.config_yaml).await? {
+            Ok(checked) => v1::ValidateResponse { valid: true, problems: problems(&checked.warnings) },
+            Err(found) => v1::ValidateResponse { valid: false, problems: problems(&found) },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
+        let app = &self.0;
+        let request = request.into_inner();
+        let file = publish::file_name(&request.file)?;
+        let newest = app.store.newest_release().await?;
+        let etag = newest.as_ref().map_or_else(String::new, |row| row.digest.to_string());
+        let before = match &newest {
+            Some(row) => (format!("{} r{}", row.file, row.revision), revision::text(app, row).await?),
+            None => ("nothing".to_owned(), String::new()),
+        };
+        let diff = revision::diff(before, (file.clone(), request.config_yaml.clone())).await;
+        let response = match publish::check(file, request.config_yaml).await? {
+            Ok(checked) => {
+                let plan = checked.config.rollout.unwrap_or_else(|| app.default_plan.clone());
+                let stages = preview(app, &plan);
+                v1::PlanResponse { valid: true, problems: problems(&checked.warnings), etag, diff, stages }
+            }
+            Err(found) => v1::PlanResponse { valid: false, problems: problems(&found), etag, diff, stages: Vec::new() },
+        };
+        Ok(Response::new(response))
+    }
+
+    async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
+        let actor = caller(&request)?.name;
+        let request = request.into_inner();
+        let receipt = receipt("Publish", &request.request_id, &request);
+        let class = change_class_or_standard(request.change_class)
+            .map_err(|error| status(Code::InvalidArgument, "BAD_FIELD", error.to_string()))?;
+        if !matches!(class, ChangeClass::Standard | ChangeClass::Expedited) {
+            let message = "a config is published as `standard` or `expedited`; for earlier content there is Rollback";
+            return Err(status(Code::InvalidArgument, "BAD_FIELD", message));
+        }
+        let order = PublishOrder {
+            text: request.config_yaml,
+            file: request.file,
+            message: request.message,
+            etag: Some(request.etag).filter(|etag| !etag.is_empty()),
+            class,
+            hold: request.hold,
+            dry_run: request.dry_run,
+            supersede: request.supersede,
+            actor,
+            receipt,
+        };
+        Ok(Response::new(publish::publish(&self.0, order).await?))
+    }
+
+    async fn get_revision(
+        &self,
+        request: Request<v1::GetRevisionRequest>,
+    ) -> Result<Response<v1::GetRevisionResponse>, Status> {
+        let request = request.into_inner();
+        let row = revision::find(&self.0, request.revision).await?;
+        let etag = self.etag().await?;
+        let revision = revision::view(&self.0, &row, request.with_config).await?;
+        Ok(Response::new(v1::GetRevisionResponse { revision: Some(revision), etag }))
+    }
+
+    async fn list_revisions(
+        &self,
+        request: Request<v1::ListRevisionsRequest>,
+    ) -> Result<Response<v1::ListRevisionsResponse>, Status> {
+        let request = request.into_inner();
+        let size = page_size(request.page_size, 50, 1000);
+        let rows = self.0.store.releases_before(page_number(&request.page_token)?, size).await?;
+        let next_page_token = match rows.last() {
+            Some(last) if rows.len() == size as usize && last.revision > 1 => last.revision.to_string(),
+            _ => String::new(),
+        };
+        let mut revisions = Vec::new();
+        for row in &rows {
+            revisions.push(revision::view(&self.0, row, false).await?);
+        }
+        let etag = self.etag().await?;
+        Ok(Response::new(v1::ListRevisionsResponse { revisions, next_page_token, etag }))
+    }
+
+    async fn diff_revisions(
+        &self,
+        request: Request<v1::DiffRevisionsRequest>,
+    ) -> Result<Response<v1::DiffRevisionsResponse>, Status> {
+        let request = request.into_inner();
+        let mut sides = Vec::new();
+        for number in [request.from, request.to] {
+            let row = revision::find(&self.0, number).await?;
+            sides.push((format!("{} r{}", row.file, row.revision), revision::text(&self.0, &row).await?));
+        }
+        let after = sides.pop().unwrap_or_default();
+        let before = sides.pop().unwrap_or_default();
+        Ok(Response::new(v1::DiffRevisionsResponse { diff: revision::diff(before, after).await }))
+    }
+
+    async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Result<Response<v1::RollbackResponse>, Status> {
+        let actor = caller(&request)?.name;
+        let request = request.into_inner();
+        let receipt = receipt("Rollback", &request.request_id, &request);
+        let order = RollbackOrder {
+            to: Some(request.to).filter(|revision| *revision > 0),
+            message: request.message,
+            dry_run: request.dry_run,
+            actor,
+            receipt,
+        };
+        Ok(Response::new(publish::rollback(&self.0, order).await?))
+    }
+}
+
+impl Config {
+    async fn etag(&self) -> Result<String, Status> {
+        Ok(self.0.store.newest_release().await?.map_or_else(String::new, |row| row.digest.to_string()))
+    }
+}
+
+/// How many proxies each stage will have taken, as things stand.
+fn preview(app: &App, plan: &Plan) -> Vec<v1::StagePreview> {
+    let live = app.live();
+    let mut stages = Vec::new();
+    for (index, wave) in plan.waves.iter().enumerate() {
+        let here = |(_, proxy): &(&ProxyId, &crate::fleet::Proxy)| wave_of(plan, &proxy.region) == index;
+        let nodes: Vec<String> = live.proxies().filter(here).map(|(id, _)| id.0.clone()).collect();
+        // Ranks stand for the proxies: only how many lie below the cut is asked here.
+        let ranks: Vec<u64> = (0..nodes.len() as u64).collect();
+        for stage in &plan.stages {
+            let cut = cohort::cut(stage.fleet_percent, &ranks);
+            let proxies = ranks.iter().filter(|rank| cut.is_some_and(|cut| **rank <= cut)).count();
+            stages.push(v1::StagePreview {
+                wave: wave.name.clone(),
+                name: stage.name.clone(),
+                fleet_percent: stage.fleet_percent,
+                nodes: if proxies == nodes.len() { nodes.clone() } else { Vec::new() },
+                proxies: u32::try_from(proxies).unwrap_or(u32::MAX),
+            });
+        }
+    }
+    stages
+}

@@ -1,0 +1,171 @@
+//! Errors on the wire: a status, an `ErrorInfo` with a stable reason, and field violations for configs.
+
+use std::collections::HashMap;
+
+use sealane_model::problem::Problem;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use tracing::error;
+
+use crate::error::chain;
+use crate::fleet::LiveError;
+use crate::home::HomeError;
+use crate::pki::PkiError;
+use crate::publish::PublishError;
+use crate::revision::ReadError;
+use crate::rollout::driver::CommandError;
+use crate::rollout::machine::Refusal;
+use crate::store::StoreError;
+
+/// Domain of our error reasons.
+const DOMAIN: &str = "sealane";
+/// Details travel in a header field: so many violations, so many bytes of text in each. `Validate` lists them all.
+const VIOLATIONS_MAX: usize = 20;
+const VIOLATION_BYTES_MAX: usize = 240;
+
+/// A status with a reason that programs can rely on.
+pub(crate) fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
+}
+
+impl From<PublishError> for Status {
+    fn from(error: PublishError) -> Self {
+        let message = chain(&error);
+        match error {
+            PublishError::Problems(problems) => invalid_config(&problems),
+            PublishError::TooLarge { .. } => status(Code::InvalidArgument, "CONFIG_TOO_LARGE", message),
+            PublishError::BadWord { .. } => status(Code::InvalidArgument, "BAD_FIELD", message),
+            PublishError::EtagMoved { .. } => status(Code::Aborted, "ETAG_MOVED", message),
+            PublishError::Crowded => status(Code::Aborted, "CROWDED", message),
+            PublishError::RequestIdUsed(_) => status(Code::InvalidArgument, "REQUEST_ID_USED", message),
+            PublishError::NothingGood => status(Code::FailedPrecondition, "NOTHING_GOOD", message),
+            PublishError::Restored { .. } => status(Code::FailedPrecondition, "DATABASE_RESTORED", message),
+            PublishError::Pack(_) => status(Code::InvalidArgument, "CONTENT_REFUSED", message),
+            PublishError::Sign(_) => status(Code::FailedPrecondition, "CANNOT_SIGN", message),
+            PublishError::PlanFloor(_) => status(Code::FailedPrecondition, "BELOW_PLAN_FLOOR", message),
+            PublishError::Read(error) => error.into(),
+            PublishError::Store(error) => error.into(),
+            PublishError::CutOff => status(Code::Internal, "CUT_OFF", message),
+        }
+    }
+}
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Self {
+        let message = chain(&error);
+        match error {
+            ReadError::Unknown(_) | ReadError::NothingYet => status(Code::NotFound, "NO_SUCH_REVISION", message),
+            ReadError::Store(error) => error.into(),
+            ReadError::Content { .. } => {
+                error!(error = message, "content in the database does not verify");
+                status(Code::DataLoss, "CONTENT_DAMAGED", message)
+            }
+        }
+    }
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&StoreError> for Status {
+    fn from(error: &StoreError) -> Self {
+        let message = chain(error);
+        error!(error = message, "the database failed a call");
+        match error {
+            StoreError::DiskFull => status(Code::ResourceExhausted, "DISK_FULL", message),
+            StoreError::Locked => status(Code::Unavailable, "DATABASE_LOCKED", message),
+            StoreError::Failed { .. } | StoreError::Migration(_) | StoreError::Damaged { .. } => {
+                status(Code::Internal, "DATABASE_FAILED", message)
+            }
+        }
+    }
+}
+
+impl From<CommandError> for Status {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Refused(refusal) => refusal.into(),
+            CommandError::Store(error) => (&*error).into(),
+            CommandError::Stopping => status(Code::Unavailable, "STOPPING", error.to_string()),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal {
+            Refusal::Moved { .. } => Code::Aborted,
+            _ => Code::FailedPrecondition,
+        };
+        let reason = match refusal {
+            Refusal::NothingUnderWay => "NOTHING_UNDER_WAY",
+            Refusal::NotOpen { .. } => "ROLLOUT_ENDED",
+            Refusal::Moved { .. } => "STATE_VERSION_MOVED",
+            Refusal::Queued { .. } => "ROLLOUT_QUEUED",
+            Refusal::RollingBack { .. } => "ROLLING_BACK",
+            Refusal::Paused { .. } => "PAUSED",
+            Refusal::NotPaused { .. } => "NOT_PAUSED",
+            Refusal::NotHeld { .. } => "NOT_HELD",
+            Refusal::Preparing { .. } => "PREPARING",
+            Refusal::NoProxy { .. } => "NO_PROXY",
+        };
+        status(code, reason, refusal.to_string())
+    }
+}
+
+impl From<LiveError> for Status {
+    fn from(error: LiveError) -> Self {
+        let (code, reason) = match &error {
+            LiveError::AgentIdTaken { .. } => (Code::AlreadyExists, "AGENT_ID_TAKEN"),
+            LiveError::TooMany { .. } => (Code::ResourceExhausted, "TOO_MANY"),
+            LiveError::BadName { .. } => (Code::InvalidArgument, "BAD_NAME"),
+        };
+        status(code, reason, error.to_string())
+    }
+}
+
+impl From<PkiError> for Status {
+    fn from(error: PkiError) -> Self {
+        let message = chain(&error);
+        match error {
+            PkiError::BadRequest | PkiError::BadName { .. } => {
+                status(Code::InvalidArgument, "BAD_CERTIFICATE_REQUEST", message)
+            }
+            PkiError::Entropy(_) | PkiError::Failed(_) => status(Code::Internal, "CERTIFICATE_FAILED", message),
+        }
+    }
+}
+
+impl From<HomeError> for Status {
+    fn from(error: HomeError) -> Self {
+        status(Code::Internal, "DATA_DIRECTORY", chain(&error))
+    }
+}
+
+fn invalid_config(problems: &[Problem]) -> Status {
+    let mut details = ErrorDetails::with_error_info("CONFIG_INVALID", DOMAIN, HashMap::new());
+    for problem in problems.iter().take(VIOLATIONS_MAX) {
+        let field = if problem.path.is_empty() { &problem.file } else { &problem.path };
+        let place = format!("{} line {} column {}: ", problem.path, problem.line, problem.column);
+        details.add_bad_request_violation(field.clone(), cut(&format!("{}{}", place.trim_start(), problem.message)));
+    }
+    let count = problems.len();
+    let first = problems.first().map(|problem| {
+        let path = if problem.path.is_empty() { String::new() } else { format!(" {}", problem.path) };
+        cut(&format!("{}:{}:{}:{path} {}", problem.file, problem.line, problem.column, problem.message))
+    });
+    let first = first.unwrap_or_default();
+    let message = if count > 1 { format!("{first} (and {} more)", count - 1) } else { first };
+    Status::with_error_details(Code::InvalidArgument, message, details)
+}
+
+fn cut(text: &str) -> String {
+    if text.len() <= VIOLATION_BYTES_MAX {
+        return text.to_owned();
+    }
+    let end = (0..=VIOLATION_BYTES_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}

@@ -1,0 +1,139 @@
+//! Off loopback: TLS, and client certificates for agents.
+
+use rcgen::{CertificateParams, KeyPair};
+use sealane_authority::StartError;
+use sealane_proto::v1::agent_service_client::AgentServiceClient;
+use sealane_proto::v1::config_service_client::ConfigServiceClient;
+use sealane_proto::v1::{self, RolloutState};
+use std::net::SocketAddr;
+use tonic::Code;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+
+use crate::helper::{Agent, Bearer, CONFIG, Running, Wire, settings};
+
+fn wire(running: &Running, token: &str, identity: Option<Identity>) -> Wire {
+    let ca = std::fs::read_to_string(running.folder.path().join("ca.pem")).unwrap();
+    let mut tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name("localhost");
+    if let Some(identity) = identity {
+        tls = tls.identity(identity);
+    }
+    let url = format!("https://localhost:{}", running.authority.grpc_addr().port());
+    let channel = Endpoint::from_shared(url).unwrap().tls_config(tls).unwrap().connect_lazy();
+    InterceptedService::new(channel, Bearer(token.to_owned()))
+}
+
+async fn with_tls() -> Running {
+    Running::with(|settings| settings.tls_name = vec!["localhost".into(), "127.0.0.1".into()]).await
+}
+
+/// A key, and what Enrol answers for it.
+async fn enrol(running: &Running, token: &str, agent: &str, region: &str) -> Result<Identity, tonic::Status> {
+    let key = KeyPair::generate().unwrap();
+    let request = CertificateParams::new(vec!["forged.example".into()]).unwrap().serialize_request(&key).unwrap();
+    let request = v1::EnrolRequest {
+        agent_id: agent.into(),
+        region: region.into(),
+        certificate_request_pem: request.pem().unwrap(),
+    };
+    let answer = AgentServiceClient::new(wire(running, token, None)).enrol(request).await?.into_inner();
+    assert!(answer.not_after_unix_ms > 0);
+    let (_, pem) = x509_parser::pem::parse_x509_pem(answer.certificate_pem.as_bytes()).unwrap();
+    let certificate = pem.parse_x509().unwrap();
+    let said = format!("{:?} {}", certificate.subject_alternative_name().unwrap().unwrap(), certificate.subject());
+    assert!(said.contains(&format!("region/{region}/agent/{agent}")), "{said}");
+    assert!(!said.contains("forged"), "{said}");
+    Ok(Identity::from_pem(answer.certificate_pem, key.serialize_pem()))
+}
+
+fn hello(agent: &str, region: &str) -> v1::SubscribeRequest {
+    v1::SubscribeRequest { agent_id: agent.into(), region: region.into(), instance: "one".into(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn an_agent_enrols_and_then_its_certificate_is_what_counts() {
+    let running = with_tls().await;
+    let admin = wire(&running, &running.token, None);
+    let request = v1::CreateTokenRequest { role: "agent".into(), region: "eu".into(), ..Default::default() };
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(admin.clone());
+    let token = fleet.create_token(request).await.unwrap().into_inner().text;
+    let refused = AgentServiceClient::new(wire(&running, &token, None)).subscribe(hello("a", "eu")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated, "the token alone is not enough over TLS");
+
+    let identity = enrol(&running, &token, "a", "eu").await.unwrap();
+    assert_eq!(enrol(&running, &token, "a", "us").await.unwrap_err().code(), Code::PermissionDenied);
+    let mut client = AgentServiceClient::new(wire(&running, "", Some(identity.clone())));
+    assert_eq!(client.subscribe(hello("b", "eu")).await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(client.subscribe(hello("a", "us")).await.unwrap_err().code(), Code::PermissionDenied);
+    let forged = v1::ReportRequest { agent_id: "b".into(), instance: "one".into(), ..Default::default() };
+    assert_eq!(client.report(forged).await.unwrap_err().code(), Code::PermissionDenied);
+    let operator = ConfigServiceClient::new(wire(&running, "", Some(identity.clone())))
+        .get_revision(v1::GetRevisionRequest::default())
+        .await;
+    assert_eq!(operator.unwrap_err().code(), Code::Unauthenticated, "an agent's certificate is for agents' calls");
+
+    let agent = Agent::join(wire(&running, "", Some(identity)), &running.trust(), "a", "eu", &["p1", "p2"]);
+    agent.wait("connected", |agent| agent.desired().is_some()).await;
+    let request = v1::PublishRequest { config_yaml: CONFIG.into(), ..Default::default() };
+    ConfigServiceClient::new(admin.clone()).publish(request).await.unwrap();
+    agent.wait("r1", |agent| agent.active() == [1, 1]).await;
+    let mut rollouts = v1::rollout_service_client::RolloutServiceClient::new(admin);
+    let mut watch = rollouts.watch(v1::RolloutServiceWatchRequest::default()).await.unwrap().into_inner();
+    let mut last = None;
+    while let Some(response) = watch.message().await.unwrap() {
+        last = response.rollout;
+    }
+    assert_eq!(last.unwrap().state(), RolloutState::Completed);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_authority_is_worth_nothing() {
+    let ours = with_tls().await;
+    let theirs = with_tls().await;
+    let request = v1::CreateTokenRequest { role: "agent".into(), region: "eu".into(), ..Default::default() };
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(wire(&theirs, &theirs.token, None));
+    let token = fleet.create_token(request).await.unwrap().into_inner().text;
+    let identity = enrol(&theirs, &token, "a", "eu").await.unwrap();
+    let mut client = AgentServiceClient::new(wire(&ours, "", Some(identity)));
+    assert!(client.subscribe(hello("a", "eu")).await.is_err());
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_pkcs10_is_refused() {
+    let running = with_tls().await;
+    let request = v1::CreateTokenRequest { role: "agent".into(), region: "eu".into(), ..Default::default() };
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(wire(&running, &running.token, None));
+    let token = fleet.create_token(request).await.unwrap().into_inner().text;
+    for bad in ["", "nonsense", "-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n"] {
+        let request =
+            v1::EnrolRequest { agent_id: "a".into(), region: "eu".into(), certificate_request_pem: bad.into() };
+        let refused = AgentServiceClient::new(wire(&running, &token, None)).enrol(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn the_clients_file_points_at_the_tls_address_and_its_ca() {
+    let running = with_tls().await;
+    let client = std::fs::read_to_string(running.folder.path().join("client.yaml")).unwrap();
+    let server = format!("https://localhost:{}", running.authority.grpc_addr().port());
+    assert!(client.contains(&server) && client.contains("ca_file: "), "{client}");
+}
+
+#[tokio::test]
+async fn everybodys_address_without_tls_is_refused_in_one_sentence_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let everybody = SocketAddr::from(([0, 0, 0, 0], 0));
+    let mut exposed = settings(folder.path());
+    exposed.grpc_addr = everybody;
+    let refused = sealane_authority::start(exposed.clone()).await.unwrap_err();
+    assert!(matches!(refused, StartError::Exposed { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("--tls-cert"), "{refused}");
+    let mut dev = settings(folder.path());
+    dev.dev = true;
+    dev.http_addr = everybody;
+    let refused = sealane_authority::start(dev).await.unwrap_err();
+    assert!(matches!(refused, StartError::DevExposed { .. }), "{refused:?}");
+    exposed.insecure_admin = true;
+    sealane_authority::start(exposed).await.unwrap().stop().await;
+}

@@ -1,0 +1,337 @@
+//! `sealane fleet`: what runs where, and keeping a node out of first stages.
+
+use clap::{Args, Subcommand};
+use sealane_proto::v1;
+use sealane_proto::v1::{GetFleetResponse, Node};
+
+use crate::args::{Format, OutputArgs};
+use crate::client::{ClientArgs, Server, incomplete};
+use crate::exit::{Exit, Failure};
+use crate::paint::{Paint, clean};
+use crate::printer::{Look, Printer};
+use crate::table::{Cell, Table};
+use crate::{clock, duration, words};
+
+const EXAMPLES: &str = "\
+Examples:
+  sealane fleet status             one page: agents, nodes, rollout, alarms
+  sealane fleet nodes -o wide
+  sealane fleet node edge-1        one node, with its problems
+  sealane fleet cordon edge-1      keep it out of first stages; --undo lifts it";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  sealane fleet status
+  sealane fleet status -o json";
+
+const NODES_EXAMPLES: &str = "\
+Examples:
+  sealane fleet nodes
+  sealane fleet nodes -o name";
+
+const NODE_EXAMPLES: &str = "\
+Examples:
+  sealane fleet node edge-1";
+
+const CORDON_EXAMPLES: &str = "\
+Examples:
+  sealane fleet cordon edge-1
+  sealane fleet cordon edge-1 --undo";
+
+/// The authority's largest page.
+const PAGE_MAX: u32 = 10_000;
+/// Nodes that one command reads; a fleet is smaller.
+const NODES_MAX: usize = 1_000_000;
+
+/// Arguments of `sealane fleet`.
+#[derive(Debug, Args)]
+#[command(before_help = EXAMPLES, arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct FleetArgs {
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    client: ClientArgs,
+    #[command(subcommand)]
+    command: FleetCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum FleetCommand {
+    /// Show agents, nodes, the rollout and alarms on one page
+    #[command(before_help = STATUS_EXAMPLES)]
+    Status,
+    /// List nodes
+    #[command(before_help = NODES_EXAMPLES)]
+    Nodes,
+    /// Show one node
+    #[command(before_help = NODE_EXAMPLES)]
+    Node {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Keep a node out of new cohorts' first stages
+    #[command(before_help = CORDON_EXAMPLES)]
+    Cordon {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Lift it
+        #[arg(long)]
+        undo: bool,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Runs `sealane fleet`.
+///
+/// # Errors
+/// As the exit table says.
+pub async fn run(args: &FleetArgs, printer: &Printer) -> Result<(), Failure> {
+    let server = args.client.connect(printer).await?;
+    let format = args.output.output;
+    match &args.command {
+        FleetCommand::Status => status(&server, format, printer).await,
+        FleetCommand::Nodes => nodes(&server, format, printer).await,
+        FleetCommand::Node { id } => {
+            let node = find(&server, id).await?;
+            printer.show(format, "Node", &node, || vec![node.id.clone()], |look| page(&node, look, clock::now()))
+        }
+        FleetCommand::Cordon { id, undo, dry_run } => cordon(&server, id, !undo, *dry_run, format, printer).await,
+    }
+}
+
+async fn status(server: &Server, format: Format, printer: &Printer) -> Result<(), Failure> {
+    let fleet = server.call(server.fleet().get_fleet(v1::GetFleetRequest {})).await?;
+    let names = || fleet.nodes.iter().map(|node| node.id.clone()).collect();
+    printer.show(format, "GetFleetResponse", &fleet, names, |look| overview(&fleet, look, clock::now()))
+}
+
+fn overview(fleet: &GetFleetResponse, look: Look, now: jiff::Timestamp) -> String {
+    let mut out = String::new();
+    let mut field = |name: &str, value: &str, paint: Paint| {
+        out.push_str(&format!("{name:<11}{}\n", paint.apply(look.colour, &clean(value))));
+    };
+    field("fleet", &format!("{} (epoch {})", fleet.fleet_id, fleet.epoch), Paint::Plain);
+    let newest = words::revision(fleet.revision_newest);
+    field(
+        "revision",
+        &format!("{newest} newest, {} last good", words::revision(fleet.revision_last_good)),
+        Paint::Plain,
+    );
+    match &fleet.rollout {
+        None => field("rollout", "none under way", Paint::Quiet),
+        Some(rollout) => {
+            let mut line = format!("{} {}", words::revision(rollout.revision), words::state(rollout.state()));
+            if !rollout.stage.is_empty() {
+                line.push_str(&format!(" at stage {}", rollout.stage));
+            }
+            line.push_str(&format!(", {} of {} active", rollout.active, rollout.proxies));
+            if !rollout.doing.is_empty() {
+                line.push_str(&format!(": {}", rollout.doing));
+            }
+            field("rollout", &line, words::state_paint(rollout.state()));
+        }
+    }
+    let healthy = fleet.nodes.iter().filter(|node| node.health == "healthy").count();
+    let connected = fleet.agents.iter().filter(|agent| agent.connected).count();
+    field("agents", &format!("{connected} of {} connected", fleet.agents.len()), Paint::Plain);
+    field("nodes", &format!("{healthy} of {} healthy", fleet.nodes.len()), Paint::Plain);
+    for alarm in &fleet.alarms {
+        field("alarm", alarm, Paint::Bad);
+    }
+    if !fleet.agents.is_empty() {
+        let mut table = Table::new(["AGENT", "REGION", "STATE", "HEARD", "PROXIES", "FLOOR", "BUILD"]);
+        for agent in &fleet.agents {
+            let connected = match agent.connected {
+                true => Cell::painted("connected", Paint::Good),
+                false => Cell::painted("away", Paint::Bad),
+            };
+            table.row([
+                (&agent.id).into(),
+                (&agent.region).into(),
+                connected,
+                duration::ago(agent.heard_at.as_ref(), now).into(),
+                agent.proxies.to_string().into(),
+                words::revision(agent.revision_floor).into(),
+                (&agent.build).into(),
+            ]);
+        }
+        out.push('\n');
+        out.push_str(&table.render(look.colour));
+    }
+    if !fleet.nodes.is_empty() {
+        out.push('\n');
+        out.push_str(&node_table(&fleet.nodes, look, now));
+    }
+    out
+}
+
+async fn nodes(server: &Server, format: Format, printer: &Printer) -> Result<(), Failure> {
+    let all = v1::ListNodesResponse { nodes: every_node(server).await?, next_page_token: String::new() };
+    let names = || all.nodes.iter().map(|node| node.id.clone()).collect();
+    printer.show(format, "ListNodesResponse", &all, names, |look| match all.nodes.is_empty() {
+        true => "no nodes yet\n".into(),
+        false => node_table(&all.nodes, look, clock::now()),
+    })
+}
+
+async fn every_node(server: &Server) -> Result<Vec<Node>, Failure> {
+    let mut nodes = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListNodesRequest { page_size: PAGE_MAX, page_token };
+        let page = server.call(server.fleet().list_nodes(request)).await?;
+        let empty = page.nodes.is_empty();
+        nodes.extend(page.nodes);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || empty || nodes.len() >= NODES_MAX {
+            return Ok(nodes);
+        }
+    }
+}
+
+async fn find(server: &Server, id: &str) -> Result<Node, Failure> {
+    every_node(server).await?.into_iter().find(|node| node.id == id).ok_or_else(|| {
+        Failure::new(Exit::NotFound, format!("no node `{id}`")).hint("`sealane fleet nodes -o name` lists them")
+    })
+}
+
+async fn cordon(
+    server: &Server,
+    id: &str,
+    cordoned: bool,
+    dry_run: bool,
+    format: Format,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let (node, word) = if dry_run {
+        (find(server, id).await?, if cordoned { "would be cordoned" } else { "would take part again" })
+    } else {
+        let request = v1::FleetServiceCordonRequest { node: id.to_owned(), cordoned };
+        let answer = server.call(server.fleet().cordon(request)).await?;
+        let node = answer.node.ok_or_else(|| incomplete("node"))?;
+        let word = if node.cordoned { "is cordoned: not in a first stage" } else { "takes part again" };
+        (node, word)
+    };
+    let line = format!("{} {word}\n", clean(&node.id));
+    printer.show(format, "Node", &node, || vec![node.id.clone()], |_| line)
+}
+
+fn node_table(nodes: &[Node], look: Look, now: jiff::Timestamp) -> String {
+    let mut table = Table::new(["NODE", "REGION", "HEALTH", "REVISION", "PREPARED", "HEARD", "AGENT"]);
+    if look.wide {
+        for column in ["LAST GOOD", "ADDRESS", "REQUESTS", "FAILED", "REFUSED", "BUILD"] {
+            table.column(column);
+        }
+    }
+    for node in nodes {
+        let mut cells: Vec<Cell> = vec![
+            (&node.id).into(),
+            (&node.region).into(),
+            health(node),
+            words::revision(node.revision).into(),
+            words::revision(node.prepared).into(),
+            duration::ago(node.heard_at.as_ref(), now).into(),
+            (&node.agent).into(),
+        ];
+        if look.wide {
+            cells.extend([
+                words::revision(node.last_good).into(),
+                (&node.data_address).into(),
+                node.requests.to_string().into(),
+                node.failed.to_string().into(),
+                node.refused_bundles.to_string().into(),
+                (&node.build).into(),
+            ]);
+        }
+        table.row(cells);
+    }
+    table.render(look.colour)
+}
+
+fn health(node: &Node) -> Cell {
+    let paint = match node.health.as_str() {
+        "healthy" => Paint::Good,
+        "draining" | "drift" => Paint::Careful,
+        _ => Paint::Bad,
+    };
+    let word = node.health.replace('_', " ");
+    if node.cordoned {
+        Cell::painted(&format!("{word}, cordoned"), Paint::Careful)
+    } else {
+        Cell::painted(&word, paint)
+    }
+}
+
+fn page(node: &Node, look: Look, now: jiff::Timestamp) -> String {
+    let mut out = format!("{}\n", Paint::Strong.apply(look.colour, &clean(&node.id)));
+    let mut field = |name: &str, value: &str| {
+        if !value.is_empty() {
+            out.push_str(&format!("  {:<12}{}\n", format!("{name}:"), clean(value)));
+        }
+    };
+    let cordoned = if node.cordoned { ", cordoned" } else { "" };
+    field("health", &format!("{}{cordoned}", node.health.replace('_', " ")));
+    field("heard", &duration::ago(node.heard_at.as_ref(), now));
+    field("revision", &words::revision(node.revision));
+    field("prepared", &words::revision(node.prepared));
+    field("last good", &words::revision(node.last_good));
+    field("region", &node.region);
+    field("agent", &node.agent);
+    field("address", &node.data_address);
+    field("requests", &format!("{}, of which {} failed", node.requests, node.failed));
+    if node.refused_bundles > 0 {
+        field("refused", &format!("{} bundles", node.refused_bundles));
+    }
+    field("build", &node.build);
+    for problem in &node.problems {
+        let place =
+            if problem.line > 0 { format!("{} line {}", problem.path, problem.line) } else { problem.path.clone() };
+        field("problem", &format!("{place}: {}", problem.message));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_page_says_what_runs_where() {
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let node = |id: &str, health: &str| Node {
+            id: id.into(),
+            agent: "agent-eu".into(),
+            region: "eu".into(),
+            revision: 41,
+            prepared: 42,
+            health: health.into(),
+            heard_at: at(999),
+            ..Default::default()
+        };
+        let fleet = GetFleetResponse {
+            fleet_id: "demo".into(),
+            epoch: 1,
+            revision_newest: 42,
+            revision_last_good: 41,
+            agents: vec![v1::Agent {
+                id: "agent-eu".into(),
+                region: "eu".into(),
+                connected: true,
+                heard_at: at(1_000),
+                proxies: 2,
+                revision_floor: 41,
+                build: "0.1.0".into(),
+                ..Default::default()
+            }],
+            nodes: vec![node("edge-1", "healthy"), Node { cordoned: true, ..node("edge-2", "not_ready") }],
+            rollout: None,
+            alarms: vec!["edge-2 has not been ready for 40s".into()],
+        };
+        let now = jiff::Timestamp::new(1_000, 0).unwrap();
+        insta::assert_snapshot!(overview(&fleet, Look { colour: false, wide: false }, now));
+    }
+}

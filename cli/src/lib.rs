@@ -1,0 +1,98 @@
+//! The binary `sealane`: arguments in, one call or one process, output and an exit code out.
+//!
+//! It decides nothing about configs or rollouts: `model` judges files, the authority judges everything else. It is the
+//! only crate that knows terminals, exit codes and the three roles' entries at once.
+
+// The frame: what was asked, how it ends, how it is said.
+pub mod args;
+pub mod exit;
+pub mod printer;
+
+// Small things the frame and the commands share.
+mod clock;
+pub mod duration;
+mod paint;
+mod table;
+mod words;
+
+// Talking to an authority.
+pub mod client;
+
+// The commands, in the order of their help.
+pub mod audit;
+pub mod backend;
+pub mod demo;
+pub mod fleet;
+pub mod manual;
+pub mod problems;
+pub mod publish;
+pub mod revision;
+pub mod rollback;
+pub mod rollout;
+pub mod run;
+pub mod serve;
+pub mod token;
+pub mod validate;
+pub mod version;
+
+mod log;
+mod signals;
+
+use std::ffi::OsString;
+
+use crate::args::{Cli, Command};
+use crate::exit::{Exit, Failure};
+use crate::printer::Printer;
+
+/// Runs one command line, program name first, and says how it ended. Never panics on what the user typed.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
+    let cli = match args::parse(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers; everything else is wrong usage. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    let printer = Printer::new(cli.log.no_color);
+    // Fails only where one is installed already, which is as good.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let ended = log::start(&cli.log, cli.command.log_level()).and_then(|()| run(cli, &printer));
+    match ended {
+        Ok(()) => Exit::Done,
+        Err(failure) => {
+            printer.failure(&failure);
+            failure.exit
+        }
+    }
+}
+
+fn run(cli: Cli, printer: &Printer) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, "cannot start the runtime").because(error))?;
+    runtime.block_on(dispatch(cli.command, printer))
+}
+
+async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(args, printer).await,
+        Command::Demo(args) => demo::run(args, printer).await,
+        Command::Authority(args) => serve::authority(args, printer).await,
+        Command::Agent(args) => serve::agent(args).await,
+        Command::Proxy(args) => serve::proxy(args).await,
+        Command::Validate(args) => validate::run(&args, printer),
+        Command::Publish(args) => publish::run(&args, printer).await,
+        Command::Rollout(args) => rollout::run(&args, printer).await,
+        Command::Rollback(args) => rollback::run(&args, printer).await,
+        Command::Revision(args) => revision::run(&args, printer).await,
+        Command::Fleet(args) => fleet::run(&args, printer).await,
+        Command::Token(args) => token::run(&args, printer).await,
+        Command::Audit(args) => audit::run(&args, printer).await,
+        Command::Backend(args) => backend::run(&args, printer).await,
+        Command::Completion(args) => manual::completion(&args, printer),
+        Command::Man(args) => manual::man(&args, printer),
+        Command::Version(args) => version::run(&args, printer),
+    }
+}

@@ -1,0 +1,285 @@
+//! `sealane run`: one proxy from one file, or from backends named on the command line, with no fleet.
+//!
+//! It reads the text, hands it to the parser and the result to the proxy, and does so again whenever the file (or a
+//! certificate it names) changes or a SIGHUP arrives. A broken edit is refused with every problem and its line, and
+//! what was serving goes on. It knows nothing of how a request is served.
+
+use std::error::Error;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use sealane_model::config::{Config, ListenAddress};
+use sealane_model::ids::Digest;
+use sealane_model::parse::{Reader, parse};
+use sealane_model::problem::{self, Problem, Severity};
+use sealane_proxy::proxy::{Proxy, RevisionTag};
+use sealane_proxy::settings::{AdminSettings, ListenFlag, Settings};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use self::source::{Source, Stamp, Text};
+use crate::exit::{Exit, Failure};
+use crate::printer::Printer;
+use crate::signals::{self, Stop};
+
+pub(crate) mod source;
+
+/// Serves one config file, or backends named here
+#[derive(Args, Clone, Debug)]
+#[command(before_help = "Examples:
+  sealane run config.yaml
+  sealane run --to http://localhost:3000
+  sealane run --to http://localhost:3000 --to http://localhost:3001 --listen :8000")]
+pub struct RunArgs {
+    /// Config file, YAML or JSON; without one and without --to: config.yml, then config.yaml
+    file: Option<PathBuf>,
+    /// The same as FILE
+    #[arg(long, hide = true, conflicts_with = "file")]
+    confpath: Option<PathBuf>,
+    /// A backend for everything; several share the load
+    #[arg(long, value_name = "URL", conflicts_with = "file", env = "SEALANE_TO", value_delimiter = ',')]
+    to: Vec<String>,
+    /// Address of the first listener, instead of the file's
+    #[arg(long, value_name = "ADDR", env = "SEALANE_LISTEN")]
+    listen: Option<ListenAddress>,
+    /// Admin address: health, metrics, admin API; without a host it is loopback; `off` for none [default: the file's, else 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN")]
+    admin: Option<String>,
+    /// Lets the admin address be reachable from other machines without TLS and a token (development only)
+    #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
+    insecure_admin: bool,
+    /// Worker threads [default: one per core]
+    #[arg(long, env = "SEALANE_THREADS")]
+    threads: Option<usize>,
+}
+
+/// Where the admin listener is unless the file or a flag says otherwise.
+const ADMIN_DEFAULT: ([u8; 4], u16) = ([127, 0, 0, 1], 9090);
+/// Between two looks at the file.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Serves until a signal asks to stop.
+///
+/// # Errors
+/// Usage where there is nothing to serve, invalid where the config cannot be, failed where an address is taken.
+pub async fn run(args: RunArgs, printer: &Printer) -> Result<(), Failure> {
+    let source = Source::choose(args.file.clone().or_else(|| args.confpath.clone()), args.to.clone())?;
+    let text = source.read()?;
+    let config = checked(&text, printer).map_err(|problems| refused(&text, &problems, printer))?;
+    let settings = settings(&args, &config)?;
+    let proxy = Proxy::start(settings).await.map_err(|error| failed("cannot start the proxy", error))?;
+    let mut served = Served { printer: *printer, proxy, source, digest: text.digest(), stamps: Vec::new() };
+    if let Err(problems) = served.activate(&text, config).await {
+        served.proxy.stop().await;
+        return Err(refused(&text, &problems, printer));
+    }
+    served.announce();
+    let stop = served.follow().await?;
+    signals::drain(&served.proxy, stop).await;
+    Ok(())
+}
+
+/// A running proxy and the text it came from.
+struct Served {
+    printer: Printer,
+    proxy: Proxy,
+    source: Source,
+    /// Of the text that was tried last, good or bad.
+    digest: Digest,
+    /// What the watched files looked like when it was tried.
+    stamps: Vec<(PathBuf, Option<Stamp>)>,
+}
+
+impl Served {
+    /// Compiles and swaps. On `Err` the old snapshot serves on.
+    async fn activate(&mut self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
+        self.stamps = watched(&self.source, &config).into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect();
+        let digest = text.digest();
+        let tag = RevisionTag { number: 0, digest: digest.0, label: format!("file:{}", digest.short()).into() };
+        let prepared = self.proxy.prepare(tag, Arc::new(config)).await?;
+        self.proxy.activate(prepared).await.map_err(|error| vec![local_problem(text, &error.to_string())])
+    }
+
+    /// Says where it listens.
+    fn announce(&self) {
+        for (name, address) in self.proxy.bound() {
+            info!(listener = name, %address, "data plane listening");
+        }
+        if let Some(address) = self.proxy.admin() {
+            info!(%address, "admin listening (health, metrics)");
+        }
+    }
+
+    /// Follows the file until a signal asks to stop.
+    async fn follow(&mut self) -> Result<Stop, Failure> {
+        let mut hangup = signal(SignalKind::hangup()).map_err(|error| failed("cannot wait for signals", error))?;
+        let mut stop = signals::Signals::new().map_err(|error| failed("cannot wait for signals", error))?;
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut seen_changed: Option<Vec<Option<Stamp>>> = None;
+        loop {
+            tokio::select! {
+                stop = stop.next() => return Ok(stop),
+                _ = hangup.recv() => {
+                    info!("hangup received, reading the config again");
+                    self.reload(true).await;
+                }
+                _ = poll.tick() => {
+                    let now: Vec<_> = self.stamps.iter().map(|(path, _)| Stamp::of(path)).collect();
+                    if now.iter().eq(self.stamps.iter().map(|(_, stamp)| stamp)) {
+                        seen_changed = None;
+                    } else if seen_changed.as_ref() == Some(&now) {
+                        // The same new look twice: whoever writes has finished.
+                        seen_changed = None;
+                        self.reload(false).await;
+                    } else {
+                        seen_changed = Some(now);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tries the text again. `always`: also when it did not change, because a file it names may have.
+    async fn reload(&mut self, always: bool) {
+        let certificates_changed = self.stamps.iter().skip(1).any(|(path, stamp)| Stamp::of(path) != *stamp);
+        for (path, stamp) in &mut self.stamps {
+            *stamp = Stamp::of(path);
+        }
+        let text = match self.source.read() {
+            Ok(text) => text,
+            Err(error) => {
+                warn!(%error, "config not read, the old one serves on");
+                return;
+            }
+        };
+        if text.digest() == self.digest && !always && !certificates_changed {
+            return;
+        }
+        self.digest = text.digest();
+        let outcome = match checked(&text, &self.printer) {
+            Ok(config) => self.activate(&text, config).await,
+            Err(problems) => Err(problems),
+        };
+        match outcome {
+            Ok(()) => info!(config = text.name, digest = text.digest().short(), "config swapped"),
+            Err(problems) => {
+                self.printer.talk_text(&problem::render(&problems, &text.text, self.printer.talks_in_colour()));
+                warn!(config = text.name, problems = problems.len(), "config refused, the old one serves on");
+            }
+        }
+    }
+}
+
+/// Parses, applies the flags, runs the file's own tests. Warnings are talked about; errors are returned.
+fn checked(text: &Text, printer: &Printer) -> Result<Config, Vec<Problem>> {
+    let (config, warnings) = parse(&text.name, &text.text, Reader::Local)?;
+    let failed = failed_tests(&text.name, &config);
+    if failed.iter().any(|problem| problem.severity == Severity::Error) {
+        return Err(failed);
+    }
+    if !warnings.is_empty() {
+        printer.talk_text(&problem::render(&warnings, &text.text, printer.talks_in_colour()));
+    }
+    if config.rollout.is_some() {
+        info!("the file's rollout is for a fleet and is not used here");
+    }
+    Ok(config)
+}
+
+/// What the file's own tests found wrong, with the file's name.
+fn failed_tests(file: &str, config: &Config) -> Vec<Problem> {
+    let mut problems = sealane_model::selftest::run_tests(config);
+    problems.iter_mut().for_each(|problem| problem.file = file.to_owned());
+    problems
+}
+
+fn settings(args: &RunArgs, config: &Config) -> Result<Settings, Failure> {
+    let admin = match args.admin.as_deref() {
+        Some("off") => None,
+        Some(text) => Some(admin_address(text)?),
+        None => Some(match &config.admin {
+            Some(admin) => admin.address,
+            None => SocketAddr::from(ADMIN_DEFAULT),
+        }),
+    };
+    let mut settings = proxy_settings(args.threads, admin, "--admin", args.insecure_admin);
+    settings.http_listen = args.listen.clone().map(|address| ListenFlag { address, flag: "--listen" });
+    Ok(settings)
+}
+
+/// The proxy settings that every role shares. `flag` is what sets the admin address.
+pub(crate) fn proxy_settings(
+    threads: Option<usize>,
+    admin: Option<SocketAddr>,
+    flag: &'static str,
+    insecure: bool,
+) -> Settings {
+    Settings {
+        threads: threads.unwrap_or(0),
+        admin: admin.map(|address| AdminSettings { address, flag, token: None, tls: None, insecure, extra: None }),
+        ..Settings::default()
+    }
+}
+
+/// An admin address without a host means loopback.
+pub(crate) fn admin_address(text: &str) -> Result<SocketAddr, Failure> {
+    let address: ListenAddress =
+        text.parse().map_err(|error| Failure::usage(format!("admin address `{text}`")).because(error))?;
+    Ok(SocketAddr::new(address.ip.unwrap_or(std::net::Ipv4Addr::LOCALHOST.into()), address.port))
+}
+
+/// The config file first, then the certificate files it names.
+fn watched(source: &Source, config: &Config) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = match source {
+        Source::File(path) => vec![path.clone()],
+        Source::Backends(_) => Vec::new(),
+    };
+    let mut add = |name: &str| files.push(Path::new(name).to_owned());
+    if let Some(tls) = &config.tls {
+        for certificate in &tls.certificates {
+            add(&certificate.cert_file);
+            add(&certificate.key_file);
+        }
+        if let Some(mtls) = &tls.mtls {
+            add(&mtls.ca_file);
+        }
+    }
+    for pool in &config.pools {
+        pool.tls.ca_file.iter().for_each(|file| add(file));
+        if let Some((certificate, key)) = &pool.tls.client_certificate {
+            add(certificate);
+            add(key);
+        }
+    }
+    files
+}
+
+fn local_problem(text: &Text, message: &str) -> Problem {
+    Problem {
+        code: "activation_failed".into(),
+        severity: Severity::Error,
+        message: message.to_owned(),
+        file: text.name.clone(),
+        line: 0,
+        column: 0,
+        end_column: 0,
+        path: String::new(),
+        help: String::new(),
+        suggestion: None,
+    }
+}
+
+/// Says every problem; the failure itself has nothing to add.
+fn refused(text: &Text, problems: &[Problem], printer: &Printer) -> Failure {
+    printer.talk_text(&problem::render(problems, &text.text, printer.talks_in_colour()));
+    Failure::quiet(Exit::Invalid)
+}
+
+/// An unexpected failure with its cause.
+pub(crate) fn failed(what: &str, cause: impl Error + Send + Sync + 'static) -> Failure {
+    Failure::new(Exit::Failed, what).because(cause)
+}

@@ -1,0 +1,254 @@
+//! The long-running roles: `sealane authority`, `agent`, `proxy`. Flags in, a library started, a signal awaited.
+//! What the roles do is in their own crates.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use sealane_agent::Agent;
+use sealane_authority::{Authority, TlsFiles};
+use sealane_model::config::ListenAddress;
+use sealane_model::parse::parse_plan;
+use sealane_model::plan::Plan;
+use sealane_model::problem;
+use sealane_proxy::control::{self, AgentAddress, ControlSettings};
+use sealane_proxy::proxy::Proxy;
+use sealane_proxy::settings::ListenFlag;
+use tracing::info;
+
+use crate::exit::{Exit, Failure};
+use crate::printer::Printer;
+use crate::run::{failed, proxy_settings};
+use crate::signals::{self, Signals};
+
+/// Keeps, signs and rolls out the fleet's config
+#[derive(Args, Clone, Debug)]
+#[command(before_help = "Examples:
+  sealane authority --data ./authority
+  sealane authority --data /var/lib/sealane --grpc-addr 0.0.0.0:7443 --tls-name authority.internal
+  sealane authority --data ./authority --dev        # no tokens, loopback only
+
+The first start writes DIR/admin.token, DIR/trust.json, DIR/ca.pem and DIR/client.yaml.")]
+pub struct AuthorityArgs {
+    /// State directory; made at the first start
+    #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
+    data: PathBuf,
+    /// Calls need no token; loopback only
+    #[arg(long, env = "SEALANE_DEV")]
+    dev: bool,
+    /// gRPC address
+    #[arg(long, value_name = "ADDR", env = "SEALANE_GRPC_ADDR", default_value = "127.0.0.1:7443")]
+    grpc_addr: SocketAddr,
+    /// HTTP address: JSON API, metrics
+    #[arg(long, value_name = "ADDR", env = "SEALANE_HTTP_ADDR", default_value = "127.0.0.1:7480")]
+    http_addr: SocketAddr,
+    /// Server certificate, PEM
+    #[arg(long, value_name = "FILE", env = "SEALANE_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", env = "SEALANE_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// CA of client certificates besides the authority's own, PEM
+    #[arg(long, value_name = "FILE", env = "SEALANE_CLIENT_CA", requires = "tls_cert")]
+    client_ca: Option<PathBuf>,
+    /// Serve TLS with a certificate for this name, issued by the authority's own CA (DIR/ca.pem)
+    #[arg(long, value_name = "NAME", env = "SEALANE_TLS_NAME", value_delimiter = ',', conflicts_with = "tls_cert")]
+    tls_name: Vec<String>,
+    /// Lets the addresses be reachable from other machines without TLS (development only)
+    #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
+    insecure_admin: bool,
+    /// A file whose `rollout:` holds for configs that have none
+    #[arg(long, value_name = "FILE", env = "SEALANE_DEFAULT_PLAN")]
+    default_plan: Option<PathBuf>,
+}
+
+/// Verifies revisions and rolls them out into the proxies next to it
+#[derive(Args, Clone, Debug)]
+#[command(before_help = "Examples:
+  sealane token create --role agent --region eu > agent.token
+  sealane agent --authority http://127.0.0.1:7443 --region eu --trust authority/trust.json \\
+      --token-file agent.token --data ./agent-eu")]
+pub struct AgentArgs {
+    /// URL of the authority's gRPC address
+    #[arg(long, value_name = "URL", env = "SEALANE_AUTHORITY")]
+    authority: String,
+    /// Region of this agent and its proxies
+    #[arg(long, value_name = "REGION", env = "SEALANE_REGION")]
+    region: String,
+    /// The fleet's trust root (the authority's trust.json)
+    #[arg(long, value_name = "FILE", env = "SEALANE_TRUST")]
+    trust: PathBuf,
+    /// State directory; made at the first start
+    #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
+    data: PathBuf,
+    /// Stable name, unique in the fleet [default: host name and port, kept in the state directory]
+    #[arg(long, value_name = "ID", env = "SEALANE_ID")]
+    id: Option<String>,
+    /// Agent token; over TLS it is exchanged for a client certificate once
+    #[arg(long, value_name = "FILE", env = "SEALANE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// CA of the authority's certificate, PEM [default: the system's roots]
+    #[arg(long, value_name = "FILE", env = "SEALANE_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// gRPC address for proxies; DIR/agent.sock always serves them too
+    #[arg(long, value_name = "ADDR", env = "SEALANE_GRPC_ADDR", default_value = "127.0.0.1:7444")]
+    grpc_addr: SocketAddr,
+    /// HTTP address: health, metrics
+    #[arg(long, value_name = "ADDR", env = "SEALANE_HTTP_ADDR", default_value = "127.0.0.1:7481")]
+    http_addr: SocketAddr,
+    /// Lets the HTTP address be reachable from other machines without TLS and a token (development only)
+    #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
+    insecure_admin: bool,
+}
+
+/// A proxy that an agent manages
+#[derive(Args, Clone, Debug)]
+#[command(before_help = "Examples:
+  sealane proxy --agent http://127.0.0.1:7444 --trust authority/trust.json --data ./proxy-1
+  sealane proxy --agent unix:agent-eu/agent.sock --trust authority/trust.json --data ./proxy-2 \\
+      --http-addr 127.0.0.1:8081 --admin-addr 127.0.0.1:9091")]
+pub struct ProxyArgs {
+    /// The agent: http://HOST:PORT or unix:PATH
+    #[arg(long, value_name = "URL", env = "SEALANE_AGENT")]
+    agent: String,
+    /// The fleet's trust root (the authority's trust.json)
+    #[arg(long, value_name = "FILE", env = "SEALANE_TRUST")]
+    trust: PathBuf,
+    /// State directory; made at the first start
+    #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
+    data: PathBuf,
+    /// Stable name, unique in the fleet [default: host name and data port, kept in the state directory]
+    #[arg(long, value_name = "ID", env = "SEALANE_ID")]
+    id: Option<String>,
+    /// Address of the first plain listener, instead of the revision's
+    #[arg(long, value_name = "ADDR", env = "SEALANE_HTTP_ADDR")]
+    http_addr: Option<ListenAddress>,
+    /// Address of the first TLS listener, instead of the revision's
+    #[arg(long, value_name = "ADDR", env = "SEALANE_TLS_ADDR")]
+    tls_addr: Option<ListenAddress>,
+    /// Admin address: health, metrics; without a host it is loopback; `off` for none
+    #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN_ADDR", default_value = "127.0.0.1:9090")]
+    admin_addr: String,
+    /// Lets the admin address be reachable from other machines without TLS and a token (development only)
+    #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
+    insecure_admin: bool,
+    /// Worker threads [default: one per core]
+    #[arg(long, env = "SEALANE_THREADS")]
+    threads: Option<usize>,
+}
+
+/// Runs an authority until a signal asks to stop.
+///
+/// # Errors
+/// As the authority's start.
+pub async fn authority(args: AuthorityArgs, printer: &Printer) -> Result<(), Failure> {
+    let default_plan = args.default_plan.as_deref().map(|path| plan_of(path, printer)).transpose()?;
+    let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key, client_ca: args.client_ca });
+    let settings = sealane_authority::Settings {
+        data: args.data,
+        grpc_addr: args.grpc_addr,
+        http_addr: args.http_addr,
+        dev: args.dev,
+        tls,
+        tls_name: args.tls_name,
+        insecure_admin: args.insecure_admin,
+        default_plan,
+        tuning: sealane_authority::Tuning::default(),
+    };
+    let mut signals = stop_signals()?;
+    let authority =
+        sealane_authority::start(settings).await.map_err(|error| failed("cannot start the authority", error))?;
+    announce(&authority, printer);
+    signals.next().await;
+    info!("stopping; agents and proxies go on with what they have");
+    authority.stop().await;
+    Ok(())
+}
+
+/// Says what listens where, and after the first start what was written.
+fn announce(authority: &Authority, printer: &Printer) {
+    info!(address = %authority.grpc_addr(), "gRPC listening");
+    info!(address = %authority.http_addr(), "HTTP listening");
+    let Some(first) = authority.first_start() else { return };
+    let mut lines = vec![
+        "first start, written:".to_owned(),
+        format!("  admin token  {}", first.admin_token.display()),
+        format!("  trust root   {}", first.trust.display()),
+        format!("  client file  {}", first.client.display()),
+    ];
+    if printer.is_live() {
+        lines.push(format!("  token        {}", first.token));
+    }
+    lines.push(format!("hint: sealane publish fleet.yaml -m \"first\" --watch --client {}", first.client.display()));
+    printer.talk(&lines.join("\n"));
+}
+
+/// The plan of a file that holds `rollout:`.
+fn plan_of(path: &Path, printer: &Printer) -> Result<Plan, Failure> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(Exit::Invalid, format!("cannot read `{name}`")).because(error))?;
+    parse_plan(&name, &text).map_err(|problems| {
+        printer.talk_text(&problem::render(&problems, &text, printer.talks_in_colour()));
+        Failure::quiet(Exit::Invalid)
+    })
+}
+
+/// Runs an agent until a signal asks to stop.
+///
+/// # Errors
+/// As the agent's start.
+pub async fn agent(args: AgentArgs) -> Result<(), Failure> {
+    let settings = sealane_agent::Settings {
+        id: args.id,
+        token_file: args.token_file,
+        ca_file: args.ca_file,
+        grpc_addr: args.grpc_addr,
+        http_addr: args.http_addr,
+        insecure_admin: args.insecure_admin,
+        ..sealane_agent::Settings::new(&args.region, &args.authority, args.trust, args.data)
+    };
+    let mut signals = stop_signals()?;
+    let agent: Agent = sealane_agent::start(settings).await.map_err(|error| failed("cannot start the agent", error))?;
+    info!(id = %agent.id(), proxies = %agent.grpc_addr(), http = %agent.http_addr(), "agent listening");
+    signals.next().await;
+    info!("stopping; proxies go on with what they have");
+    agent.stop().await;
+    Ok(())
+}
+
+/// Runs a proxy beside an agent until a signal asks to stop, then drains it.
+///
+/// # Errors
+/// As the proxy's start.
+pub async fn proxy(args: ProxyArgs) -> Result<(), Failure> {
+    let admin = match args.admin_addr.as_str() {
+        "off" => None,
+        text => Some(crate::run::admin_address(text)?),
+    };
+    let settings = ControlSettings {
+        id: args.id,
+        agent: args.agent.parse::<AgentAddress>().map_err(|error| Failure::usage(error.to_string()))?,
+        trust: args.trust,
+        data: args.data,
+        listen_override: args.http_addr.clone(),
+        tls_listen_override: args.tls_addr.clone(),
+    };
+    let mut signals = stop_signals()?;
+    let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);
+    own.http_listen = args.http_addr.map(|address| ListenFlag { address, flag: "--http-addr" });
+    own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
+    let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;
+    let control =
+        control::attach(proxy.clone(), settings).await.map_err(|error| failed("cannot start the proxy", error))?;
+    info!(id = %control.id(), "proxy started");
+    let stop = signals.next().await;
+    control.say_goodbye().await;
+    signals::drain(&proxy, stop).await;
+    control.stop().await;
+    Ok(())
+}
+
+fn stop_signals() -> Result<Signals, Failure> {
+    Signals::new().map_err(|error| failed("cannot wait for signals", error))
+}

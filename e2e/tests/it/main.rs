@@ -1,0 +1,13 @@
+//! Real processes, real sockets.
+
+mod faults;
+mod rollouts;
+mod run;
+mod trust;
+
+use std::path::Path;
+
+/// The program under test.
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sealane-under-test"))
+}

@@ -1,0 +1,130 @@
+//! Cache store and rules.
+
+use std::time::Duration;
+
+use super::fields::{Fields, Names};
+use super::findings::Findings;
+use super::header::{header_name, methods};
+use super::read;
+use super::route::path_match;
+use super::tree::{Node, Value};
+use crate::config::{Cache, CacheRule, CacheStore, PathMatch, PreCompress};
+
+/// The cache: a list of rules, or `{ store, rules }`.
+pub(super) fn cache(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Option<Cache> {
+    let (store, rules) = match &node.value {
+        Value::List(_) => (default_store(), Some(node)),
+        Value::Map(_) | Value::Scalar { .. } => {
+            let fields = Fields::open(node, "`cache`", &["store", "rules"], findings)?;
+            let store = fields.get("store").map_or_else(default_store, |node| store(node, findings));
+            (store, fields.get("rules"))
+        }
+    };
+    let rules = rules.and_then(|node| read::list(node, "rules", findings)).unwrap_or_default();
+    Some(Cache { store, rules: rules.iter().filter_map(|item| rule(item, routes, findings)).collect() })
+}
+
+fn default_store() -> CacheStore {
+    CacheStore {
+        total_bytes_max: 256 << 20,
+        entries_max: 10_000,
+        entry_bytes_max: 4 << 20,
+        stale_while_revalidate: Duration::ZERO,
+        pre_compress: None,
+    }
+}
+
+fn store(node: &Node<'_>, findings: &mut Findings) -> CacheStore {
+    let default = default_store();
+    let keys = &["max_total", "max_entries", "max_entry", "stale_while_revalidate", "pre_compress"];
+    let Some(fields) = Fields::open(node, "`store`", keys, findings) else { return default };
+    let entries_max = fields.get("max_entries").and_then(|node| read::integer(node, 1..=u64::MAX, findings));
+    let store = CacheStore {
+        total_bytes_max: fields.bytes("max_total", default.total_bytes_max, findings),
+        entries_max: entries_max.unwrap_or(default.entries_max),
+        entry_bytes_max: fields.bytes("max_entry", default.entry_bytes_max, findings),
+        stale_while_revalidate: fields.duration_or_zero(
+            "stale_while_revalidate",
+            default.stale_while_revalidate,
+            findings,
+        ),
+        pre_compress: fields.get("pre_compress").and_then(|node| pre_compress(node, findings)),
+    };
+    if store.entry_bytes_max > store.total_bytes_max {
+        let spot = fields.get("max_entry").or_else(|| fields.get("max_total")).unwrap_or(node);
+        findings
+            .error(spot, "out_of_range", "`max_entry` is larger than `max_total`")
+            .help("one entry must fit into the store");
+    }
+    store
+}
+
+fn pre_compress(node: &Node<'_>, findings: &mut Findings) -> Option<PreCompress> {
+    let fields = Fields::open(node, "`pre_compress`", &["level", "min_length"], findings)?;
+    let level = fields.get("level").and_then(|node| read::integer(node, 1..=9, findings));
+    let length_min = fields.get("min_length").and_then(|node| match node.scalar() {
+        // Both `256` and `1KB` are clear here.
+        Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => read::integer(node, 0..=u64::MAX, findings),
+        _ => read::bytes(node, findings),
+    });
+    Some(PreCompress {
+        level: level.and_then(|level| u32::try_from(level).ok()).unwrap_or(6),
+        length_min: length_min.unwrap_or(256),
+    })
+}
+
+fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Option<CacheRule> {
+    let keys = &[
+        "route",
+        "path",
+        "path_prefix",
+        "path_regex",
+        "enabled",
+        "methods",
+        "status",
+        "ttl",
+        "vary_headers",
+        "max_size",
+        "auth_aware",
+        "coalesce",
+        "coalesce_timeout",
+    ];
+    let fields = Fields::open(node, "a cache rule", keys, findings)?;
+    let route = fields.get("route").and_then(|node| routes.find(node, findings));
+    if ["route", "path", "path_prefix", "path_regex"].iter().all(|name| fields.key(name).is_none()) {
+        findings
+            .error(node, "missing_key", "the rule does not say what it is for")
+            .below("route")
+            .help("add `route: …` or `path_prefix: …`; `path_prefix: /` is everything");
+    }
+    let enabled = fields.boolean("enabled", true, findings);
+    let coalesce = fields.boolean("coalesce", fields.key("coalesce_timeout").is_some(), findings);
+    let coalesce_timeout = fields.duration("coalesce_timeout", Duration::from_secs(5), findings);
+    let rule = CacheRule {
+        route,
+        path: path_match(&fields, findings).unwrap_or(PathMatch::Any),
+        methods: fields
+            .get("methods")
+            .map_or_else(|| vec!["GET".into(), "HEAD".into()], |node| methods(node, findings)),
+        status: fields.get("status").map_or_else(|| vec![200], |node| statuses(node, findings)),
+        ttl: fields.get("ttl").and_then(|node| read::duration_or_zero(node, findings)),
+        vary_headers: match fields.get("vary_headers") {
+            Some(node) => read::list(node, "headers", findings)
+                .unwrap_or_default()
+                .iter()
+                .filter_map(|item| header_name(item, findings))
+                .collect(),
+            None => Vec::new(),
+        },
+        entry_bytes_max: fields.bytes_if_any("max_size", findings),
+        auth_aware: fields.boolean("auth_aware", false, findings),
+        coalesce: coalesce.then_some(coalesce_timeout),
+        at: node.at(),
+    };
+    enabled.then_some(rule)
+}
+
+fn statuses(node: &Node<'_>, findings: &mut Findings) -> Vec<u16> {
+    let items = read::list(node, "statuses", findings).unwrap_or_default();
+    items.iter().filter_map(|item| u16::try_from(read::integer(item, 200..=599, findings)?).ok()).collect()
+}

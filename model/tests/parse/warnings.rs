@@ -1,0 +1,42 @@
+//! What works but is probably not meant.
+
+use super::{good, problems, route, top};
+
+#[track_caller]
+fn warns(text: &str, expected: &[&str]) {
+    good(text);
+    let found: Vec<_> = problems(text).into_iter().map(|p| format!("{} {}", p.code, p.path)).collect();
+    assert_eq!(found, expected, "{text}");
+}
+
+#[test]
+fn of_routes_with_the_same_matchers_the_one_tried_later_is_named() {
+    warns("routes: [{ path: /a, to: \"http://a\" }, { path: /a, to: \"http://b\" }]", &["unreachable_route routes[1]"]);
+    let first_loses = "routes: [{ path: /a, to: \"http://a\" }, { path: /a, to: \"http://b\", priority: 1 }]";
+    warns(first_loses, &["unreachable_route routes[0]"]);
+    let order = "routes: [{ methods: [GET, PUT], headers: { a: b, c: d }, to: \"http://a\" }, \
+                 { methods: [put, get], headers: { C: d, A: b }, to: \"http://b\" }]";
+    warns(order, &["unreachable_route routes[1]"]);
+    warns("routes: [{ path: /a, to: \"http://a\" }, { path_prefix: /a, to: \"http://b\" }]", &[]);
+    warns("routes: [{ path: /a, to: \"http://a\" }, { path: /a, methods: [GET], to: \"http://b\" }]", &[]);
+}
+
+#[test]
+fn what_nothing_uses_is_named() {
+    warns(&top("pools: { p: [\"a:1\"] }"), &["unused_pool pools.p"]);
+    warns(&top("pools: [{ id: p, endpoints: [\"a:1\"] }]"), &["unused_pool pools[0].id"]);
+    warns(&top("policies: { p: { timeout: 1s } }"), &["unused_policy policies.p"]);
+    warns("routes: [{ pool: p }]\npools: { p: [\"a:1\"] }", &[]);
+}
+
+#[test]
+fn other_warnings() {
+    warns("routes: []", &["no_routes routes"]);
+    warns(&route(r#"host: "^a$""#), &["regex_in_host routes[0].host"]);
+    warns(&top("rollout: { health_gates: [] }"), &["no_gates rollout.health_gates"]);
+    warns(&top("rollout: { waves: [{ name: a, regions: [eu] }] }"), &["regions_left_out rollout.waves"]);
+    warns(&route("methods: [GET, get]"), &["repeated_value routes[0].methods[1]"]);
+    let insecure =
+        "routes: [{ pool: p }]\npools: { p: { endpoints: [\"https://a\"], tls: { insecure_skip_verify: true } } }";
+    warns(insecure, &["insecure_skip_verify pools.p.tls.insecure_skip_verify"]);
+}

@@ -1,0 +1,371 @@
+//! One client connection, from accept to close: PROXY header, TLS, then one request after the other.
+//!
+//! An idle connection holds no buffer: reads land in the thread's scratch, and what is left over is owned only until it
+//! has been used.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use memchr::memmem;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use crate::answer::Refusal;
+use crate::clock::Moment;
+use crate::error::Category;
+use crate::proxy_protocol;
+use crate::request::{self, Answer, Begun};
+use crate::shared::Permit;
+use crate::snapshot::TickLimits;
+use crate::snapshot::tls::ServerTls;
+use crate::stream::{Outbox, Stream};
+use crate::timer::Timer;
+use crate::worker::Worker;
+
+/// A client's connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) stream: Stream,
+    pub(crate) outbox: Outbox,
+    /// Read, but not used yet: the start of a head, or a pipelined request.
+    pub(crate) inbox: Vec<u8>,
+    pub(crate) timer: Timer,
+    pub(crate) peer: Peer,
+    waiting: Waiting,
+    /// Tick since which it waits.
+    since: u64,
+}
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// The address that the connection came from, or that a PROXY header named.
+    pub(crate) ip: IpAddr,
+    /// The same as text.
+    pub(crate) text: Box<str>,
+    /// The listening socket.
+    pub(crate) socket: u32,
+    pub(crate) tls: Option<Box<PeerTls>>,
+}
+
+/// What a TLS handshake told.
+#[derive(Debug)]
+pub(crate) struct PeerTls {
+    pub(crate) server_name: Option<String>,
+    /// A client certificate was verified.
+    pub(crate) certificate: bool,
+    /// Under these CAs.
+    pub(crate) client_ca_key: [u8; 32],
+}
+
+/// What becomes of a client's connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum After {
+    /// The next request.
+    Reuse,
+    /// It ends: everything from the client was read.
+    Close,
+    /// It ends, but the client may still be sending: what it sends is read for a while, so that it sees the answer.
+    Linger,
+    /// The answer is incomplete, and the client must be able to tell.
+    Reset,
+}
+
+/// What a connection without a request in flight waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// The first byte after accept.
+    FirstByte,
+    /// The first byte of a further request.
+    NextRequest,
+    /// The rest of a head.
+    RestOfHead,
+}
+
+/// What a connection without a request in flight came to.
+#[derive(Debug)]
+enum Next {
+    Begun(Begun),
+    /// It ends without an answer.
+    End,
+}
+
+/// Of a TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long, and how much, a connection that ends still reads.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Of sending an answer of the proxy's own.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves a connection that was accepted.
+pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket: u32, permit: Permit) {
+    worker.open.set(worker.open.get() + 1);
+    worker.cells.connections_open.add(1);
+    let open = Open(Rc::clone(&worker));
+    if let Some(mut connection) = Box::pin(establish(&worker, tcp, peer, socket)).await {
+        connection.serve_requests(&worker).await;
+    }
+    drop(open);
+    drop(permit);
+}
+
+/// Counts an open connection.
+#[derive(Debug)]
+struct Open(Rc<Worker>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
+        self.0.cells.connections_open.subtract(1);
+    }
+}
+
+/// PROXY header and TLS handshake, where the listener wants them.
+async fn establish(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket: u32) -> Option<Connection> {
+    let view = worker.view()?;
+    let listener = view.listener(socket)?;
+    let timer = Timer::new(Rc::clone(&worker.wheel));
+    let mut ip = peer.ip();
+    if listener.proxy_protocol && view.snapshot.trusted.iter().any(|block| block.contains(ip)) {
+        let deadline = worker.wheel.now() + view.snapshot.limits.read_header + 1;
+        let source = before(&timer, deadline, proxy_protocol::read(&tcp)).await?.ok()?;
+        ip = source.map_or(ip, |source| source.ip().to_canonical());
+    }
+    let (stream, tls) = match &view.snapshot.tls {
+        Some(tls) if listener.tls => {
+            let deadline = worker.wheel.after(HANDSHAKE_TIMEOUT);
+            let Some(Ok((stream, facts))) = before(&timer, deadline, handshake(tls, tcp)).await else {
+                worker.cells.tls_handshake_failures.add(1);
+                return None;
+            };
+            (stream, Some(facts))
+        }
+        _ => (Stream::Plain(tcp), None),
+    };
+    let peer = Peer { ip, text: ip.to_string().into(), socket, tls };
+    let since = worker.wheel.now();
+    Some(Connection {
+        stream,
+        outbox: Outbox::default(),
+        inbox: Vec::new(),
+        timer,
+        peer,
+        waiting: Waiting::FirstByte,
+        since,
+    })
+}
+
+async fn handshake(tls: &ServerTls, tcp: TcpStream) -> io::Result<(Stream, Box<PeerTls>)> {
+    let stream = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).await?;
+    let session = stream.get_ref().1;
+    let facts = PeerTls {
+        server_name: session.server_name().map(str::to_owned),
+        certificate: session.peer_certificates().is_some_and(|chain| !chain.is_empty()),
+        client_ca_key: tls.client_ca_key,
+    };
+    Ok((Stream::Tls(Box::new(stream.into())), Box::new(facts)))
+}
+
+/// The output of `future`, unless the deadline comes first.
+async fn before<T>(timer: &Timer, deadline: u64, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        timer.arm(cx, deadline);
+        if timer.is_due() { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
+}
+
+impl Connection {
+    async fn serve_requests(&mut self, worker: &Rc<Worker>) {
+        loop {
+            let after = match poll_fn(|cx| self.poll_next(cx, worker)).await {
+                Next::Begun(Begun::Forwarded(mut slot)) => {
+                    let after = slot.run(self, worker).await;
+                    worker.give_slot(slot);
+                    after
+                }
+                Next::Begun(Begun::Answered(answer)) => Box::pin(self.answer(worker, answer)).await,
+                Next::Begun(Begun::Partial) | Next::End => return,
+            };
+            match after {
+                After::Reuse => {
+                    self.waiting = Waiting::NextRequest;
+                    self.since = worker.wheel.now();
+                    self.outbox.release();
+                }
+                After::Close => return Box::pin(self.close(worker)).await,
+                After::Linger => return Box::pin(self.linger(worker)).await,
+                After::Reset => return self.stream.reset_on_drop(),
+            }
+        }
+    }
+
+    /// Reads a head and begins its request, in one poll once the head is there.
+    fn poll_next(&mut self, cx: &mut Context<'_>, worker: &Rc<Worker>) -> Poll<Next> {
+        if !self.inbox.is_empty() && self.waiting != Waiting::RestOfHead {
+            // A pipelined request.
+            if let Some(begun) = self.begin_from_inbox(cx, worker) {
+                return Poll::Ready(Next::Begun(begun));
+            }
+            self.wait_for_rest(worker);
+        }
+        loop {
+            let mut scratch = worker.scratch.borrow_mut();
+            let read = match self.stream.poll_read(cx, &mut scratch) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Next::End),
+                Poll::Ready(Ok(read)) => &scratch[..read],
+                Poll::Pending => {
+                    drop(scratch);
+                    return self.poll_patience(cx, worker);
+                }
+            };
+            if self.inbox.is_empty() {
+                let (begun, consumed) = request::begin(cx, worker, &self.peer, read);
+                self.inbox.extend_from_slice(&read[consumed..]);
+                if !matches!(begun, Begun::Partial) {
+                    return Poll::Ready(Next::Begun(begun));
+                }
+                self.wait_for_rest(worker);
+                continue;
+            }
+            // Parsing from the start each time would let slow heads cost the square of their length.
+            let seen = self.inbox.len().saturating_sub(3);
+            self.inbox.extend_from_slice(read);
+            drop(scratch);
+            let is_complete = memmem::find(&self.inbox[seen..], b"\r\n\r\n").is_some();
+            if (is_complete || self.inbox.len() > head_bytes_max(worker))
+                && let Some(begun) = self.begin_from_inbox(cx, worker)
+            {
+                return Poll::Ready(Next::Begun(begun));
+            }
+        }
+    }
+
+    fn wait_for_rest(&mut self, worker: &Worker) {
+        // The time of the first head runs from accept.
+        if self.waiting != Waiting::FirstByte {
+            self.since = worker.wheel.now();
+        }
+        self.waiting = Waiting::RestOfHead;
+    }
+
+    fn begin_from_inbox(&mut self, cx: &mut Context<'_>, worker: &Rc<Worker>) -> Option<Begun> {
+        let (begun, consumed) = request::begin(cx, worker, &self.peer, &self.inbox);
+        if matches!(begun, Begun::Partial) {
+            return None;
+        }
+        if consumed == self.inbox.len() {
+            // No buffer stays with the connection.
+            self.inbox = Vec::new();
+        } else {
+            self.inbox.drain(..consumed);
+        }
+        Some(begun)
+    }
+
+    /// Nothing to read: ends the connection if it waited too long or the proxy is draining, else sets the timer.
+    fn poll_patience(&mut self, cx: &mut Context<'_>, worker: &Rc<Worker>) -> Poll<Next> {
+        let Some(view) = worker.view() else { return Poll::Ready(Next::End) };
+        let limits: &TickLimits = &view.snapshot.limits;
+        let deadline = 1 + match self.waiting {
+            Waiting::FirstByte | Waiting::RestOfHead => self.since + limits.read_header,
+            Waiting::NextRequest => self.since + limits.idle,
+        };
+        let is_idle = self.waiting != Waiting::RestOfHead;
+        let deadline = if is_idle { deadline.min(worker.idle_end()) } else { deadline };
+        if worker.wheel.now() < deadline {
+            self.timer.arm(cx, deadline);
+            return Poll::Pending;
+        }
+        if is_idle {
+            return Poll::Ready(Next::End);
+        }
+        let refusal = Refusal::of(Category::ClientTimeout);
+        Poll::Ready(Next::Begun(Begun::Answered(request::refuse_early(worker, view, &self.peer, &refusal))))
+    }
+
+    async fn answer(&mut self, worker: &Rc<Worker>, answer: Box<Answer>) -> After {
+        let Answer { mut record, bytes, after } = *answer;
+        self.send_all(worker, bytes).await;
+        record.finish(worker, Moment::now());
+        after
+    }
+
+    /// Sends what the client takes of `bytes` now and keeps the rest in the outbox.
+    pub(crate) fn send(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        self.outbox.send(cx, &mut self.stream, bytes)
+    }
+
+    /// Sends all, or gives up when the client takes too long.
+    pub(crate) async fn send_all(&mut self, worker: &Worker, bytes: Vec<u8>) {
+        let Self { stream, outbox, timer, .. } = self;
+        outbox.queue(&bytes);
+        let deadline = worker.wheel.after(ANSWER_TIMEOUT);
+        // A client that is gone, or takes nothing, is not told.
+        let _ = before(timer, deadline, poll_fn(|cx| outbox.poll_drain(cx, stream))).await;
+    }
+
+    async fn close(&mut self, worker: &Worker) {
+        let Self { stream, timer, .. } = self;
+        // A client that is gone needs no farewell.
+        let _ = before(timer, worker.wheel.after(ANSWER_TIMEOUT), poll_fn(|cx| stream.poll_shutdown(cx))).await;
+    }
+
+    /// Ends the connection without losing the answer to a reset: what the client still sends is read for a while.
+    async fn linger(&mut self, worker: &Worker) {
+        let Self { stream, timer, .. } = self;
+        let mut left = LINGER_BYTES_MAX;
+        let drained = async {
+            poll_fn(|cx| stream.poll_shutdown(cx)).await?;
+            poll_fn(|cx| {
+                loop {
+                    let mut scratch = worker.scratch.borrow_mut();
+                    let read = ready!(stream.poll_read(cx, &mut scratch))?;
+                    left = left.saturating_sub(read);
+                    if read == 0 || left == 0 {
+                        return Poll::Ready(Ok::<(), io::Error>(()));
+                    }
+                }
+            })
+            .await
+        };
+        // Whatever the client does now, the connection ends.
+        let _ = before(timer, worker.wheel.after(LINGER_TIMEOUT), drained).await;
+    }
+
+    /// Whether the client has closed its end, which no HTTP client does that still wants its answer.
+    pub(crate) fn is_client_gone(&self) -> bool {
+        is_peer_gone(self.stream.tcp())
+    }
+}
+
+/// One system call; only for connections that wait.
+fn is_peer_gone(tcp: &TcpStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    #[cfg(target_os = "linux")]
+    let asked = PollFlags::RDHUP;
+    #[cfg(not(target_os = "linux"))]
+    let asked = PollFlags::empty();
+    let mut fds = [PollFd::new(tcp, asked)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// More than any head may have.
+fn head_bytes_max(worker: &Worker) -> usize {
+    worker.view().map_or(0, |view| {
+        let limits = &view.snapshot.head_limits;
+        limits.header_bytes_max.min(limits.target_bytes_max)
+    })
+}

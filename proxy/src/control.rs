@@ -1,0 +1,434 @@
+//! The proxy's side of the control plane: attached to an agent, it holds and serves what the fleet signed.
+//!
+//! It starts from its own disk before it dials anyone, verifies everything again under its own trust root, compiles what
+//! it is told to hold, serves what it is told to serve, and says what it does. It does not know stages, gates or
+//! cohorts; the data plane below ([`crate::proxy`]) does not know revisions beyond their name.
+//!
+//! One thing in, one thing out: [`link`] brings the newest command and carries observations away, [`apply`] carries it
+//! out, [`store`] remembers.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealane_model::config::{Config, ListenAddress};
+use sealane_model::envelope::Envelope;
+use sealane_model::release::VerifiedRelease;
+use sealane_model::trust::TrustRoot;
+use sealane_model::verify::VerifyError;
+use sealane_proto::v1;
+use thiserror::Error;
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint};
+
+use self::apply::Applier;
+pub use self::disk::DiskError;
+use self::link::{Observer, Stream};
+use self::refusal::Refusals;
+pub use self::state::StateError;
+use self::status::Measure;
+use self::store::Store;
+pub use self::store::StoreError;
+use crate::proxy::Proxy;
+
+mod apply;
+mod backoff;
+mod blobs;
+mod command;
+mod disk;
+mod link;
+mod refusal;
+mod state;
+mod status;
+mod store;
+
+/// What a fleet proxy is told when it starts.
+#[derive(Clone, Debug)]
+pub struct ControlSettings {
+    /// 1 to 128 letters, digits or any of `-_.:`; `None`: the id in the state directory, at first start host name and
+    /// data port.
+    pub id: Option<String>,
+    /// Where its agent is.
+    pub agent: AgentAddress,
+    /// The trust root document (DSSE JSON) that came by a trusted way.
+    pub trust: PathBuf,
+    /// State directory.
+    pub data: PathBuf,
+    /// Replaces the address of the first plain listener of every revision.
+    pub listen_override: Option<ListenAddress>,
+    /// Replaces the address of the first TLS listener of every revision.
+    pub tls_listen_override: Option<ListenAddress>,
+}
+
+/// Where an agent is: on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentAddress {
+    /// `http://127.0.0.1:7444`
+    Http(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// An address that is not an agent's.
+#[derive(Clone, Debug, Error, PartialEq, Eq)]
+pub enum AddressError {
+    /// Neither form.
+    #[error("`{0}` is not an agent address such as http://127.0.0.1:7444 or unix:/run/sealane/agent.sock")]
+    Malformed(String),
+    /// Commands would travel without authentication.
+    #[error(
+        "the agent `{0}` is not on this machine: until proxies have certificates they attach on loopback or over a Unix socket"
+    )]
+    Remote(String),
+}
+
+impl std::str::FromStr for AgentAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let malformed = || AddressError::Malformed(text.to_owned());
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            return if path.is_empty() { Err(malformed()) } else { Ok(Self::Unix(PathBuf::from(path))) };
+        }
+        let uri: http::Uri = text.parse().map_err(|_| malformed())?;
+        let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(malformed)?;
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let loopback = bare.eq_ignore_ascii_case("localhost")
+            || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
+        if loopback {
+            Ok(Self::Http(text.trim_end_matches('/').to_owned()))
+        } else {
+            Err(AddressError::Remote(text.to_owned()))
+        }
+    }
+}
+
+/// Why a proxy does not attach.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// An id that cannot be one.
+    #[error("id `{0}` is not 1 to 128 letters, digits or any of -_.:")]
+    Id(String),
+    /// The agent's address.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The trust root file.
+    #[error("the trust root `{}` does not verify", path.display())]
+    Trust {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: VerifyError,
+    },
+    /// A file.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The state directory.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No entropy.
+    #[error("the system gives no random bytes")]
+    Entropy,
+}
+
+/// The addresses that this process puts in place of a revision's.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Overrides {
+    plain: Option<ListenAddress>,
+    tls: Option<ListenAddress>,
+}
+
+impl Overrides {
+    fn apply(&self, config: &mut Config) {
+        for (tls, address) in [(false, &self.plain), (true, &self.tls)] {
+            let listener = config.listeners.iter_mut().find(|listener| listener.tls == tls);
+            if let (Some(listener), Some(address)) = (listener, address) {
+                listener.address = address.clone();
+            }
+        }
+    }
+}
+
+/// An attached proxy. Dropping it lets it run; [`Control::stop`] ends it.
+#[derive(Debug)]
+pub struct Control {
+    id: String,
+    channel: Channel,
+    status: watch::Sender<v1::ProxyStatus>,
+    seen: watch::Receiver<v1::ProxyStatus>,
+    attached: watch::Receiver<bool>,
+    drain: watch::Receiver<bool>,
+    measure: Measure,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Serves the last good revision from disk, if there is one, then attaches to the agent and stays attached.
+///
+/// # Errors
+/// Settings, trust root or state directory are not usable. An agent that is away is no error.
+pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, StartError> {
+    if let Some(id) = settings.id.as_ref().filter(|id| !is_name(id)) {
+        return Err(StartError::Id(id.clone()));
+    }
+    let trust = read_trust(&settings.trust)?;
+    let default_id = default_id(settings.listen_override.as_ref().or(settings.tls_listen_override.as_ref()));
+    let store = Store::open(&settings.data, &trust, settings.id.as_deref(), &default_id)?;
+    let channel = channel(&settings.agent)?;
+    let instance = instance()?;
+    let overrides = Overrides { plain: settings.listen_override, tls: settings.tls_listen_override };
+    let refusals = Refusals::default();
+
+    let last_good = start_from_disk(&proxy, &store, &overrides).await;
+    let state = store.state();
+    let id = state.id.clone();
+    let first = v1::ProxyStatus {
+        proxy_id: id.clone(),
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        instance: instance.clone(),
+        generation: state.generation,
+        last_good_digest: last_good.as_ref().map(|good| good.digest().to_vec()).unwrap_or_default(),
+        last_good_revision: last_good.as_ref().map_or(0, |good| good.release().revision.0),
+        ..v1::ProxyStatus::default()
+    };
+    let hello = v1::AttachRequest {
+        proxy_id: id.clone(),
+        build: env!("CARGO_PKG_VERSION").to_owned(),
+        instance,
+        generation: state.generation,
+        root_version: state.trust().document().version,
+        fleet_id: state.fleet().0.clone(),
+    };
+    let (status, seen) = watch::channel(first);
+    let (desired, commands) = watch::channel(None);
+    let (attached_in, attached) = watch::channel(false);
+    let (drain_in, drain) = watch::channel(false);
+    let measure = Measure { proxy: proxy.clone(), refusals: refusals.clone() };
+    let applier = Applier {
+        proxy,
+        store: Arc::new(Mutex::new(store)),
+        channel: channel.clone(),
+        overrides,
+        refusals,
+        status: status.clone(),
+        drain: drain_in,
+        prepared: std::collections::BTreeMap::new(),
+        refused: None,
+        newest: None,
+    };
+    let stream = Stream { channel: channel.clone(), hello, status: seen.clone(), desired, attached: attached_in };
+    let observer = Observer {
+        channel: channel.clone(),
+        status: seen.clone(),
+        attached: attached.clone(),
+        measure: measure.clone(),
+    };
+    let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
+    tasks.spawn(applier.run(commands, cancel.clone()));
+    tasks.spawn(stream.run(cancel.clone()));
+    tasks.spawn(observer.run(cancel.clone()));
+    Ok(Control { id, channel, status, seen, attached, drain, measure, cancel, tasks })
+}
+
+impl Control {
+    /// The proxy's id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether the stream to the agent is open.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        *self.attached.borrow()
+    }
+
+    /// What it tells its agent, with what is measured now.
+    #[must_use]
+    pub fn status(&self) -> v1::ProxyStatus {
+        self.measure.fill(self.seen.borrow().clone())
+    }
+
+    /// Returns once the agent has asked this proxy to stop gracefully.
+    pub async fn drain_requested(&self) {
+        let mut drain = self.drain.clone();
+        if drain.wait_for(|drain| *drain).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// Says goodbye: from now on this process may end without counting as a death. It goes on observing.
+    pub async fn say_goodbye(&self) {
+        self.status.send_modify(|status| status.draining = true);
+        if !self.is_attached() {
+            return;
+        }
+        let observer = Observer {
+            channel: self.channel.clone(),
+            status: self.seen.clone(),
+            attached: self.attached.clone(),
+            measure: self.measure.clone(),
+        };
+        if !observer.observe().await {
+            tracing::warn!("the agent did not hear the goodbye");
+        }
+    }
+
+    /// Says goodbye and detaches. The data plane goes on serving what it serves.
+    pub async fn stop(self) {
+        self.say_goodbye().await;
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+            tracing::warn!("the last command did not end in time");
+        }
+    }
+
+    /// Prometheus text of what this part counts.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let status = self.status();
+        let mut text = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        let one = |value: u64| vec![(String::new(), value)];
+        let attached = u64::from(self.is_attached());
+        family("sealane_proxy_attached", "gauge", "Whether the agent's stream is open.", one(attached));
+        family("sealane_proxy_generation", "gauge", "Newest command carried out.", one(status.generation));
+        let revisions = vec![
+            ("{role=\"active\"}".to_owned(), status.active_revision),
+            ("{role=\"prepared\"}".to_owned(), status.prepared_revision),
+            ("{role=\"last_good\"}".to_owned(), status.last_good_revision),
+        ];
+        family("sealane_proxy_revision", "gauge", "Revision held; 0: none.", revisions);
+        let refused =
+            self.measure.refusals.counts().into_iter().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count));
+        let help = "Commands and content refused, by code.";
+        family("sealane_proxy_refused_bundles_total", "counter", help, refused.collect());
+        text
+    }
+}
+
+/// Serves the newest revision of the last-good ring that this machine can serve. A broken one is an error in the log,
+/// not in the start.
+async fn start_from_disk(proxy: &Proxy, store: &Store, overrides: &Overrides) -> Option<VerifiedRelease> {
+    let state = store.state();
+    for digest in &state.ring {
+        let Some(kept) = state.kept.get(digest) else { continue };
+        let revision = kept.release.release().revision;
+        match serve_kept(proxy, store, &kept.release, overrides).await {
+            Ok(()) => {
+                tracing::info!(%revision, "serving the last good revision from disk");
+                return Some(kept.release.clone());
+            }
+            Err(why) => tracing::error!(%revision, why, "a last good revision cannot be served, trying the one before"),
+        }
+    }
+    None
+}
+
+async fn serve_kept(
+    proxy: &Proxy,
+    store: &Store,
+    release: &VerifiedRelease,
+    overrides: &Overrides,
+) -> Result<(), String> {
+    let words = |problems: Vec<sealane_model::problem::Problem>| {
+        problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
+    };
+    let bundle = store.open_kept(release).map_err(|error| disk::chain(&error))?;
+    let config = apply::read(&bundle, overrides).await.map_err(words)?;
+    let prepared = proxy.prepare(apply::tag(release), config).await.map_err(words)?;
+    proxy.activate(prepared).await.map_err(|error| disk::chain(&error))
+}
+
+fn channel(agent: &AgentAddress) -> Result<Channel, AddressError> {
+    let address = match agent {
+        AgentAddress::Http(url) => url.clone(),
+        AgentAddress::Unix(path) => format!("unix:{}", path.display()),
+    };
+    let endpoint = Endpoint::from_shared(address.clone()).map_err(|_| AddressError::Malformed(address))?;
+    Ok(endpoint
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_while_idle(true)
+        .connect_lazy())
+}
+
+fn read_trust(path: &Path) -> Result<TrustRoot, StartError> {
+    let text = std::fs::read_to_string(path).map_err(|source| DiskError::new("read", path, source))?;
+    Envelope::from_json(&text)
+        .and_then(|envelope| TrustRoot::pinned(&envelope))
+        .map_err(|source| StartError::Trust { path: path.to_owned(), source })
+}
+
+/// Host name and data port: several proxies of one machine are told apart by their port.
+fn default_id(address: Option<&ListenAddress>) -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = if is_name(&host) { host } else { "proxy".to_owned() };
+    let port = address.map_or(DEFAULT_PORT, |address| address.port);
+    format!("{}-{port}", &host[..host.len().min(NAME_BYTES_MAX - 6)])
+}
+
+fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+}
+
+fn instance() -> Result<String, StartError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|_| StartError::Entropy)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn unix_ms() -> i64 {
+    i64::try_from(crate::clock::unix_nanos() / 1_000_000).unwrap_or(i64::MAX)
+}
+
+const NAME_BYTES_MAX: usize = 128;
+/// Of the smallest config.
+const DEFAULT_PORT: u16 = 8080;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// For a command under way after a stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn an_agent_is_on_this_machine() {
+        let check = |text: &str| text.parse::<AgentAddress>();
+        assert_eq!(check("http://127.0.0.1:7444"), Ok(AgentAddress::Http("http://127.0.0.1:7444".into())));
+        assert_eq!(check("http://localhost:7444/"), Ok(AgentAddress::Http("http://localhost:7444".into())));
+        assert!(check("http://[::1]:7444").is_ok());
+        assert_eq!(check("unix:/run/agent.sock"), Ok(AgentAddress::Unix("/run/agent.sock".into())));
+        assert_eq!(check("unix:///run/agent.sock"), Ok(AgentAddress::Unix("/run/agent.sock".into())));
+        assert!(matches!(check("http://agent.example:7444"), Err(AddressError::Remote(_))));
+        for bad in ["", "unix:", "127.0.0.1:7444", "https://localhost:7444", "ftp://localhost"] {
+            assert!(matches!(check(bad), Err(AddressError::Malformed(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn proxies_of_one_machine_are_told_apart_by_their_port() {
+        let address = ListenAddress { ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: 8081 };
+        assert!(default_id(Some(&address)).ends_with("-8081"));
+        assert!(is_name(&default_id(None)));
+    }
+}

@@ -1,0 +1,444 @@
+//! The life of a command at the proxy: verify → fetch → store → compile → activate → echo.
+//!
+//! The one owner of the state directory. Acts on the newest command only; a newer one ends the fetching for an older
+//! one. What fails leaves the old snapshot serving (invariant S3).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use sealane_model::bundle::VerifiedBundle;
+use sealane_model::config::Config;
+use sealane_model::ids::Digest;
+use sealane_model::parse::{Reader, parse};
+use sealane_model::problem::{Problem, Severity};
+use sealane_model::release::VerifiedRelease;
+use sealane_model::verify::VerifyError;
+use sealane_proto::v1;
+use thiserror::Error;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::backoff::Backoff;
+use super::blobs::Blobs;
+use super::command::{self, Command, CommandError, Newest};
+use super::disk::{self, DiskError};
+use super::link;
+use super::refusal::Refusals;
+use super::state::{Kept, State};
+use super::store::{OpenError, Store, open_from};
+use super::{Overrides, unix_ms};
+use crate::proxy::{Prepared, Proxy, RevisionTag};
+
+/// Carries commands out.
+#[derive(Debug)]
+pub(crate) struct Applier {
+    pub(crate) proxy: Proxy,
+    pub(crate) store: Arc<Mutex<Store>>,
+    pub(crate) channel: Channel,
+    pub(crate) overrides: Overrides,
+    pub(crate) refusals: Refusals,
+    pub(crate) status: watch::Sender<v1::ProxyStatus>,
+    pub(crate) drain: watch::Sender<bool>,
+    /// Compiled and not served.
+    pub(crate) prepared: BTreeMap<Digest, Prepared>,
+    pub(crate) refused: Option<Digest>,
+    pub(crate) newest: Newest,
+}
+
+type Commands = watch::Receiver<Option<Arc<v1::ProxyDesired>>>;
+
+enum Outcome {
+    Done,
+    /// A newer command is there.
+    Superseded,
+    /// Not to be had again from the same command, at least not soon.
+    Refused,
+    /// Not now.
+    Failed,
+}
+
+#[derive(Debug, Error)]
+enum ApplyError {
+    #[error(transparent)]
+    Content(#[from] VerifyError),
+    #[error("cannot fetch {what} {}", .digest.short())]
+    Fetch {
+        what: &'static str,
+        digest: Digest,
+        #[source]
+        source: Box<tonic::Status>,
+    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl From<OpenError> for ApplyError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Refused(error) => Self::Content(error),
+            OpenError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
+
+impl Applier {
+    /// Carries out whatever is newest, until `cancel`.
+    pub(crate) async fn run(mut self, mut commands: Commands, cancel: CancellationToken) {
+        let mut backoff = Backoff::new();
+        loop {
+            let desired = commands.borrow_and_update().clone();
+            let outcome = match desired {
+                Some(desired) => self.carry_out(&desired, &mut commands, &cancel).await,
+                None => Outcome::Done,
+            };
+            let again = match outcome {
+                Outcome::Superseded if cancel.is_cancelled() => return,
+                Outcome::Superseded => continue,
+                Outcome::Done => {
+                    backoff.reset();
+                    None
+                }
+                Outcome::Refused => Some(REFUSED_AGAIN),
+                Outcome::Failed => Some(backoff.next()),
+            };
+            let wait = async {
+                match again {
+                    Some(after) => tokio::time::sleep(after).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                changed = commands.changed() => if changed.is_err() { return },
+                () = wait => {}
+            }
+        }
+    }
+
+    async fn carry_out(
+        &mut self,
+        desired: &v1::ProxyDesired,
+        commands: &mut Commands,
+        cancel: &CancellationToken,
+    ) -> Outcome {
+        let serving = self.serving();
+        let verified = {
+            let store = self.store.lock().await;
+            command::verify(store.state(), self.newest, serving, unix_ms(), desired)
+        };
+        let command = match verified {
+            Ok(command) => command,
+            Err(error @ CommandError::Old { .. }) => {
+                tracing::debug!(%error, "ignored a command");
+                return Outcome::Done;
+            }
+            Err(error) => {
+                self.refusals.count("command", error.code(), &error);
+                self.status.send_modify(|_| {}); // the count is to be told
+                return Outcome::Refused;
+            }
+        };
+        self.prepared.retain(|digest, _| command.releases.iter().any(|release| release.digest() == *digest));
+        for release in &command.releases {
+            match self.hold(release, &command, commands, cancel).await {
+                Ok(true) => {}
+                Ok(false) => return Outcome::Superseded,
+                Err(error) => return self.failed(error).await,
+            }
+        }
+        match self.conclude(&command).await {
+            Ok(all_well) => {
+                self.drain.send_if_modified(|drain| std::mem::replace(drain, command.drain) != command.drain);
+                if all_well { Outcome::Done } else { Outcome::Refused }
+            }
+            Err(error) => self.failed(error.into()).await,
+        }
+    }
+
+    async fn failed(&self, error: ApplyError) -> Outcome {
+        let outcome = match &error {
+            ApplyError::Content(refused) => {
+                self.refusals.count("content", refused.code(), refused);
+                Outcome::Refused
+            }
+            ApplyError::Fetch { .. } => {
+                tracing::warn!(error = disk::chain(&error), "cannot fetch a revision yet");
+                return Outcome::Failed; // what was fetched stays for the next attempt
+            }
+            ApplyError::Disk(_) => {
+                tracing::error!(error = disk::chain(&error), "cannot keep a revision, serving what is there");
+                Outcome::Failed
+            }
+        };
+        let store = self.store.lock().await;
+        if let Err(error) = store.blobs().retain(&store.state().referenced()) {
+            tracing::warn!(error = disk::chain(&error), "cannot remove blobs that nothing needs");
+        }
+        drop(store);
+        self.status.send_modify(|_| {});
+        outcome
+    }
+
+    /// Brings one release of a command as far as it should be: on disk, compiled, and served if it is the one to serve.
+    /// `false`: a newer command came in between.
+    async fn hold(
+        &mut self,
+        release: &VerifiedRelease,
+        command: &Command,
+        commands: &mut Commands,
+        cancel: &CancellationToken,
+    ) -> Result<bool, ApplyError> {
+        let digest = release.digest();
+        let to_serve = command.active == Some(digest);
+        let serves = self.serving() == Some(digest);
+        let kept = self.store.lock().await.state().kept.contains_key(&digest);
+        if kept && (serves || self.prepared.contains_key(&digest)) {
+            return if to_serve && !serves { self.activate(digest).await.map(|()| true) } else { Ok(true) };
+        }
+        if self.refused == Some(digest) && !to_serve {
+            return Ok(true); // quarantined: asking the compiler again would only hammer
+        }
+        let blobs = self.store.lock().await.blobs().clone();
+        let fetched = tokio::select! {
+            () = cancel.cancelled() => return Ok(false),
+            _ = commands.changed() => return Ok(false),
+            fetched = complete(release, &blobs, &self.channel) => fetched?,
+        };
+        let (bundle, all) = fetched;
+        self.keep(release, all, command).await?;
+        if serves {
+            return Ok(true);
+        }
+        match self.prepare(&bundle).await {
+            Ok(prepared) => {
+                tracing::info!(revision = %release.release().revision, "prepared");
+                self.prepared.insert(digest, prepared);
+                self.told_prepared(digest, release);
+            }
+            Err(problems) => {
+                self.refuse(digest, release, problems);
+                return Ok(true);
+            }
+        }
+        if to_serve {
+            self.activate(digest).await?;
+        }
+        Ok(true)
+    }
+
+    /// Remembers a release whose content is complete.
+    async fn keep(&self, release: &VerifiedRelease, blobs: Vec<Digest>, command: &Command) -> Result<(), ApplyError> {
+        let store = Arc::clone(&self.store).lock_owned().await;
+        let mut next = store.state().clone();
+        take_roots(&mut next, command);
+        next.floor = next.admit(next.floor.as_ref(), release)?;
+        next.kept.insert(release.digest(), Kept { release: release.clone(), blobs });
+        Ok(change(store, next).await?)
+    }
+
+    async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Prepared, Vec<Problem>> {
+        let config = read(bundle, &self.overrides).await?;
+        self.proxy.prepare(tag(bundle.release()), config).await
+    }
+
+    async fn activate(&mut self, digest: Digest) -> Result<(), ApplyError> {
+        let Some(prepared) = self.prepared.remove(&digest) else { return Ok(()) };
+        let revision = prepared.tag().label.clone();
+        let activated = self.proxy.activate(prepared).await;
+        let store = self.store.lock().await;
+        let release = store.state().kept.get(&digest).map(|kept| kept.release.clone());
+        drop(store);
+        match (activated, release) {
+            (Ok(()), _) => tracing::info!(%revision, "activated"),
+            (Err(error), Some(release)) => {
+                let problem = problem("not_activated", disk::chain(&error));
+                self.refuse(digest, &release, vec![problem]);
+            }
+            (Err(error), None) => tracing::error!(error = disk::chain(&error), "cannot activate"),
+        }
+        let active = self.proxy.active();
+        self.status.send_modify(|status| {
+            status.active_digest = active.as_ref().map(|tag| tag.digest.to_vec()).unwrap_or_default();
+            status.active_revision = active.as_ref().map_or(0, |tag| tag.number);
+            if status.prepared_digest == status.active_digest {
+                status.prepared_digest.clear();
+                status.prepared_revision = 0;
+            }
+        });
+        Ok(())
+    }
+
+    /// The command is carried out as far as it goes: remember it, and echo it. `false` when it names a release to serve
+    /// that is not served.
+    async fn conclude(&mut self, command: &Command) -> Result<bool, DiskError> {
+        let serving = self.serving();
+        let held: Vec<Digest> = command.releases.iter().map(VerifiedRelease::digest).collect();
+        let store = Arc::clone(&self.store).lock_owned().await;
+        let mut next = store.state().clone();
+        take_roots(&mut next, command);
+        next.generation = command.generation;
+        next.command = Some(command.digest);
+        let good = |digest: &Digest| serving == Some(*digest) || self.prepared.contains_key(digest);
+        if let Some(last_good) = command.last_good.filter(good) {
+            next.set_last_good(last_good);
+        }
+        if next.ring.is_empty()
+            && let Some(first) = serving
+        {
+            next.set_last_good(first); // the very first revision is last good as soon as it is served
+        }
+        let mut named = held.clone();
+        named.extend(serving);
+        next.keep_only(&named);
+        let last_good = next.ring.first().and_then(|digest| next.kept.get(digest)).map(|kept| kept.release.clone());
+        change(store, next).await?;
+        self.newest = Some((command.generation, command.digest));
+        if self.refused.is_some_and(|refused| !held.contains(&refused)) {
+            self.refused = None;
+        }
+        let refused = self.refused;
+        let prepared = command.releases.iter().rev().find(|release| self.prepared.contains_key(&release.digest()));
+        self.status.send_modify(|status| {
+            status.generation = command.generation;
+            status.prepared_digest = prepared.map(|release| release.digest().to_vec()).unwrap_or_default();
+            status.prepared_revision = prepared.map_or(0, |release| release.release().revision.0);
+            status.last_good_digest = last_good.as_ref().map(|good| good.digest().to_vec()).unwrap_or_default();
+            status.last_good_revision = last_good.as_ref().map_or(0, |good| good.release().revision.0);
+            if refused.is_none() {
+                status.refused_digest.clear();
+                status.problems.clear();
+            }
+        });
+        Ok(command.active.is_none() || command.active == serving)
+    }
+
+    fn told_prepared(&mut self, digest: Digest, release: &VerifiedRelease) {
+        if self.refused == Some(digest) {
+            self.refused = None;
+        }
+        let refused = self.refused;
+        self.status.send_modify(|status| {
+            status.prepared_digest = digest.to_vec();
+            status.prepared_revision = release.release().revision.0;
+            if refused.is_none() {
+                status.refused_digest.clear();
+                status.problems.clear();
+            }
+        });
+    }
+
+    fn refuse(&mut self, digest: Digest, release: &VerifiedRelease, problems: Vec<Problem>) {
+        let first = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
+        tracing::error!(revision = %release.release().revision, problems = problems.len(), first, "cannot serve a revision");
+        self.refused = Some(digest);
+        self.status.send_modify(|status| {
+            status.refused_digest = digest.to_vec();
+            status.problems = problems.iter().take(PROBLEMS_MAX).map(Into::into).collect();
+        });
+    }
+
+    fn serving(&self) -> Option<Digest> {
+        self.proxy.active().filter(|tag| tag.number > 0).map(|tag| Digest(tag.digest))
+    }
+}
+
+/// The config in a bundle, as this process serves it.
+pub(crate) async fn read(bundle: &VerifiedBundle, overrides: &Overrides) -> Result<Arc<Config>, Vec<Problem>> {
+    let (name, text) = bundle.config().map_err(|error| vec![problem("no_config", error.to_string())])?;
+    let (name, text) = (name.to_owned(), text.to_owned());
+    let parsed = tokio::task::spawn_blocking(move || parse(&name, &text, Reader::Fleet)).await;
+    let (mut config, _warnings) =
+        parsed.unwrap_or_else(|_| Err(vec![problem("internal", "parsing it failed".to_owned())]))?;
+    overrides.apply(&mut config);
+    Ok(Arc::new(config))
+}
+
+/// How the data plane names a release.
+pub(crate) fn tag(release: &VerifiedRelease) -> RevisionTag {
+    let revision = release.release().revision;
+    RevisionTag { number: revision.0, digest: release.digest().0, label: Arc::from(revision.to_string()) }
+}
+
+fn problem(code: &str, message: String) -> Problem {
+    Problem {
+        code: code.to_owned(),
+        severity: Severity::Error,
+        message,
+        file: String::new(),
+        line: 0,
+        column: 0,
+        end_column: 0,
+        path: String::new(),
+        help: String::new(),
+        suggestion: None,
+    }
+}
+
+fn take_roots(state: &mut State, command: &Command) {
+    for root in &command.roots {
+        if root.document().version > state.trust().document().version {
+            state.roots.push(root.clone());
+        }
+    }
+}
+
+/// Writes where it may block. Once begun it ends, whoever waits.
+async fn change(mut store: OwnedMutexGuard<Store>, next: State) -> Result<(), DiskError> {
+    let directory = store.directory().to_owned();
+    tokio::task::spawn_blocking(move || store.change(next))
+        .await
+        .unwrap_or_else(|stopped| Err(DiskError::new("write", &directory, std::io::Error::other(stopped.to_string()))))
+}
+
+/// Brings every missing byte of `release` to disk and verifies the whole. Gives manifest and chunks too.
+async fn complete(
+    release: &VerifiedRelease,
+    blobs: &Blobs,
+    channel: &Channel,
+) -> Result<(VerifiedBundle, Vec<Digest>), ApplyError> {
+    let digest = release.release().manifest_digest;
+    let manifest = match blobs.read(&digest)? {
+        Some(bytes) => bytes,
+        None => fetch("manifest", digest, channel).await?,
+    };
+    let chunks = release.open_manifest(&manifest)?.chunks();
+    blobs.write(&manifest)?;
+    let missing: Vec<Digest> = chunks.iter().copied().filter(|digest| !blobs.has(digest)).collect();
+    stream::iter(missing)
+        .map(|digest| async move {
+            let content = fetch("chunk", digest, channel).await?;
+            blobs.write(&content).map(drop).map_err(ApplyError::from)
+        })
+        .buffer_unordered(CHUNKS_AT_ONCE)
+        .try_collect::<()>()
+        .await?;
+    let bundle = open_from(blobs, release, &manifest)?;
+    let mut all = vec![digest];
+    all.extend(chunks);
+    Ok((bundle, all))
+}
+
+async fn fetch(what: &'static str, digest: Digest, channel: &Channel) -> Result<Vec<u8>, ApplyError> {
+    let mut request = tonic::Request::new(v1::FetchChunkRequest { digest: digest.to_vec() });
+    request.set_timeout(FETCH_TIMEOUT);
+    let answer = link::client(channel).fetch_chunk(request).await;
+    let content =
+        answer.map_err(|status| ApplyError::Fetch { what, digest, source: Box::new(status) })?.into_inner().content;
+    let actual = Digest::of(&content);
+    if actual != digest {
+        return Err(VerifyError::WrongDigest { what, expected: digest, actual }.into());
+    }
+    Ok(content)
+}
+
+/// Chunks under way at a time.
+const CHUNKS_AT_ONCE: usize = 8;
+/// For one chunk or manifest.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// What was refused is looked at again after this, unless another command comes: a file that was missing may be there.
+const REFUSED_AGAIN: Duration = Duration::from_secs(15);
+/// Problems of one revision that are told.
+const PROBLEMS_MAX: usize = 100;

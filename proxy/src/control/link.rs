@@ -1,0 +1,141 @@
+//! The link to the agent: a stream that carries commands, calls that carry observations and content.
+//!
+//! It does not judge commands. It never gives up: reconnects with full jitter, and a stream that missed its beacons is
+//! reset. With the agent away the proxy serves what it has.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealane_proto::v1;
+use sealane_proto::v1::proxy_control_service_client::ProxyControlServiceClient;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use super::backoff::Backoff;
+use super::disk;
+
+/// The client of the agent's `ProxyControlService`.
+pub(crate) type Client = ProxyControlServiceClient<Channel>;
+
+/// A client that takes manifests.
+pub(crate) fn client(channel: &Channel) -> Client {
+    ProxyControlServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// Keeps a stream to the agent open.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) channel: Channel,
+    /// What to say when attaching; the generation is the newest at that moment.
+    pub(crate) hello: v1::AttachRequest,
+    pub(crate) status: watch::Receiver<v1::ProxyStatus>,
+    /// The newest command, whole.
+    pub(crate) desired: watch::Sender<Option<Arc<v1::ProxyDesired>>>,
+    pub(crate) attached: watch::Sender<bool>,
+}
+
+impl Stream {
+    /// Keeps it open until `cancel`.
+    pub(crate) async fn run(self, cancel: CancellationToken) {
+        let mut backoff = Backoff::new();
+        let mut told = String::new();
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                ended = self.follow(&mut backoff) => {
+                    self.attached.send_replace(false);
+                    if ended != told {
+                        tracing::warn!(reason = ended, "the agent is away, serving what is there");
+                        told = ended;
+                    }
+                }
+            }
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(backoff.next()) => {}
+            }
+        }
+    }
+
+    /// One stream, from the hello to its end; says why it ended.
+    async fn follow(&self, backoff: &mut Backoff) -> String {
+        let generation = self.status.borrow().generation.max(self.hello.generation);
+        let hello = v1::AttachRequest { generation, ..self.hello.clone() };
+        let mut stream = match timeout(STREAM_TIMEOUT, client(&self.channel).attach(hello)).await {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => return disk::chain(&status),
+            Err(_) => return "it does not answer".to_owned(),
+        };
+        tracing::info!("attached to the agent");
+        self.attached.send_replace(true);
+        loop {
+            let event = match timeout(STREAM_TIMEOUT, stream.message()).await {
+                Ok(Ok(Some(response))) => response.event,
+                Ok(Ok(None)) => return "it closed the stream".to_owned(),
+                Ok(Err(status)) => return disk::chain(&status),
+                Err(_) => return "its beacons stopped".to_owned(),
+            };
+            backoff.reset();
+            if let Some(v1::attach_response::Event::Desired(desired)) = event {
+                self.desired.send_replace(Some(Arc::new(desired)));
+            }
+        }
+    }
+}
+
+/// Tells the agent what is, at once on a change and at least every second while attached.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    pub(crate) channel: Channel,
+    pub(crate) status: watch::Receiver<v1::ProxyStatus>,
+    pub(crate) attached: watch::Receiver<bool>,
+    /// Fills in what is measured at this moment.
+    pub(crate) measure: super::status::Measure,
+}
+
+impl Observer {
+    /// Observes until `cancel`.
+    pub(crate) async fn run(mut self, cancel: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = self.round() => {}
+            }
+        }
+    }
+
+    async fn round(&mut self) {
+        if self.attached.wait_for(|attached| *attached).await.is_err() {
+            return std::future::pending().await; // the stream's task has ended
+        }
+        self.status.borrow_and_update();
+        let due = Instant::now() + EVERY;
+        self.observe().await;
+        tokio::time::sleep(GAP).await;
+        tokio::select! {
+            () = tokio::time::sleep_until(due) => {}
+            _ = self.status.changed() => {}
+            _ = self.attached.changed() => {}
+        }
+    }
+
+    /// One observation; `false` when it did not arrive.
+    pub(crate) async fn observe(&self) -> bool {
+        let status = self.measure.fill(self.status.borrow().clone());
+        let mut client = client(&self.channel);
+        let request = v1::ObserveRequest { status: Some(status) };
+        matches!(timeout(CALL_TIMEOUT, client.observe(request)).await, Ok(Ok(_)))
+    }
+}
+
+/// A manifest has at most 8 MiB; the rest is for its frame.
+const MESSAGE_BYTES_MAX: usize = 9 << 20;
+/// Beacons come every 5 s; two and a half of them missed end a stream.
+const STREAM_TIMEOUT: Duration = Duration::from_millis(12_500);
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Observations are due this often.
+const EVERY: Duration = Duration::from_secs(1);
+/// Changes closer together go in one observation.
+const GAP: Duration = Duration::from_millis(50);

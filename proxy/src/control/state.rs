@@ -1,0 +1,240 @@
+//! What a proxy remembers of its fleet, verified, and as bytes on disk.
+//!
+//! Two files with the same format (one line with version and SHA-256, then JSON): the present one and the one before,
+//! so that a damaged file does not keep a proxy from starting. What is read back is verified again. It does not know
+//! the agent.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sealane_model::envelope::Envelope;
+use sealane_model::ids::{Digest, Epoch, FleetId, Revision};
+use sealane_model::release::{Floor, VerifiedRelease};
+use sealane_model::trust::TrustRoot;
+use sealane_model::verify::VerifyError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use thiserror::Error;
+
+/// A release of which every byte was verified and is on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) release: VerifiedRelease,
+    /// Manifest and chunks.
+    pub(crate) blobs: Vec<Digest>,
+}
+
+/// What a proxy remembers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State {
+    pub(crate) id: String,
+    /// Oldest first, never empty; the last one rules.
+    pub(crate) roots: Vec<TrustRoot>,
+    pub(crate) floor: Option<Floor>,
+    /// The newest command that was carried out, and the digest of its bytes.
+    pub(crate) generation: u64,
+    pub(crate) command: Option<Digest>,
+    pub(crate) kept: BTreeMap<Digest, Kept>,
+    /// Last good first: what a start begins with, and what it falls back to.
+    pub(crate) ring: Vec<Digest>,
+}
+
+/// Why state bytes do not open.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Bit rot, a cut file, or an edit.
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    /// Of a later program.
+    #[error("it has format {0}, which a newer version of this program wrote")]
+    TooNew(u32),
+    /// A document in it does not verify.
+    #[error("it holds a document that does not verify")]
+    Untrusted(#[from] VerifyError),
+}
+
+impl State {
+    pub(crate) fn new(id: String, pinned: TrustRoot) -> Self {
+        Self {
+            id,
+            roots: vec![pinned],
+            floor: None,
+            generation: 0,
+            command: None,
+            kept: BTreeMap::new(),
+            ring: Vec::new(),
+        }
+    }
+
+    /// The trust root that rules.
+    pub(crate) fn trust(&self) -> &TrustRoot {
+        self.roots.last().expect("a state is made with a root and roots are only added")
+    }
+
+    pub(crate) fn fleet(&self) -> &FleetId {
+        self.trust().fleet()
+    }
+
+    /// Whether `release` may be taken in, and the floor after that. What is kept (the ring and what the last command
+    /// named) needs no floor: that is how a proxy goes back. Anything else must be newer, whatever the agent says.
+    pub(crate) fn admit(&self, floor: Option<&Floor>, release: &VerifiedRelease) -> Result<Option<Floor>, VerifyError> {
+        if floor.is_some() && self.kept.contains_key(&release.digest()) {
+            return Ok(floor.copied());
+        }
+        Floor::admit(floor, release).map(Some)
+    }
+
+    /// Makes `digest` what a start begins with.
+    pub(crate) fn set_last_good(&mut self, digest: Digest) {
+        if self.ring.first() != Some(&digest) && self.kept.contains_key(&digest) {
+            self.ring.retain(|held| *held != digest);
+            self.ring.insert(0, digest);
+            self.ring.truncate(RING);
+        }
+    }
+
+    /// Lets go of every release that is neither in the ring nor in `named`.
+    pub(crate) fn keep_only(&mut self, named: &[Digest]) {
+        let ring = &self.ring;
+        self.kept.retain(|digest, _| ring.contains(digest) || named.contains(digest));
+    }
+
+    /// Every blob that is needed.
+    pub(crate) fn referenced(&self) -> BTreeSet<Digest> {
+        self.kept.values().flat_map(|kept| kept.blobs.iter().copied()).collect()
+    }
+
+    /// Its bytes.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let record = Record {
+            id: self.id.clone(),
+            generation: self.generation,
+            command: self.command.map(|digest| digest.to_string()),
+            floor: self.floor.map(|floor| FloorRecord {
+                epoch: floor.epoch.0,
+                revision: floor.revision.0,
+                digest: floor.digest.to_string(),
+            }),
+            ring: self.ring.iter().map(Digest::to_string).collect(),
+            roots: self.roots.iter().map(|root| json(root.envelope())).collect(),
+            kept: self
+                .kept
+                .values()
+                .map(|kept| KeptRecord {
+                    envelope: json(kept.release.envelope()),
+                    blobs: kept.blobs.iter().map(Digest::to_string).collect(),
+                })
+                .collect(),
+        };
+        let body = serde_json::to_vec_pretty(&record).expect("strings, numbers and lists always serialise");
+        let mut bytes = format!("{MAGIC} {FORMAT} {}\n", Digest::of(&body)).into_bytes();
+        bytes.extend_from_slice(&body);
+        bytes
+    }
+
+    /// The state in `bytes`, with every document verified again.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(StateError::Damaged("no first line"))?;
+        let (head, body) = (&bytes[..end], &bytes[end + 1..]);
+        let head = std::str::from_utf8(head).map_err(|_| StateError::Damaged("no first line"))?;
+        let mut words = head.split(' ');
+        if words.next() != Some(MAGIC) {
+            return Err(StateError::Damaged("it does not begin as a proxy's state"));
+        }
+        let format = words.next().and_then(|word| word.parse().ok()).ok_or(StateError::Damaged("no format"))?;
+        if format != FORMAT {
+            return Err(StateError::TooNew(format));
+        }
+        if words.next().and_then(Digest::from_hex) != Some(Digest::of(body)) {
+            return Err(StateError::Damaged("its checksum does not fit"));
+        }
+        let record = serde_json::from_slice(body).map_err(|_| StateError::Damaged("its JSON does not parse"))?;
+        restore(record)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    id: String,
+    generation: u64,
+    command: Option<String>,
+    floor: Option<FloorRecord>,
+    ring: Vec<String>,
+    roots: Vec<Value>,
+    kept: Vec<KeptRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct FloorRecord {
+    epoch: u32,
+    revision: u64,
+    digest: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptRecord {
+    envelope: Value,
+    blobs: Vec<String>,
+}
+
+fn restore(record: Record) -> Result<State, StateError> {
+    let mut roots: Vec<TrustRoot> = Vec::new();
+    for value in &record.roots {
+        let envelope = envelope(value)?;
+        let root = match roots.last() {
+            None => TrustRoot::pinned(&envelope)?,
+            // A root that an operator pinned later follows nobody but its own threshold.
+            Some(last) => last.next(&envelope).or_else(|_| TrustRoot::pinned(&envelope))?,
+        };
+        roots.push(root);
+    }
+    let Some(trust) = roots.last().cloned() else { return Err(StateError::Damaged("no trust root")) };
+    let mut state = State::new(record.id, trust);
+    for entry in &record.kept {
+        let release = verify_kept(&roots, &envelope(&entry.envelope)?)?;
+        let blobs = entry.blobs.iter().map(|hex| digest(hex)).collect::<Result<_, _>>()?;
+        state.kept.insert(release.digest(), Kept { release, blobs });
+    }
+    state.roots = roots;
+    state.generation = record.generation;
+    state.command = record.command.as_deref().map(digest).transpose()?;
+    state.ring = record.ring.iter().map(|hex| digest(hex)).collect::<Result<_, _>>()?;
+    state.floor = match record.floor {
+        Some(floor) => Some(Floor {
+            epoch: Epoch(floor.epoch),
+            revision: Revision(floor.revision),
+            digest: digest(&floor.digest)?,
+        }),
+        None => None,
+    };
+    Ok(state)
+}
+
+/// What was taken in under an earlier root stays good when its key is rotated out: expiry stops change, not service.
+fn verify_kept(roots: &[TrustRoot], envelope: &Envelope) -> Result<VerifiedRelease, VerifyError> {
+    let mut newest_error = VerifyError::Malformed { what: "trust root chain" };
+    for (index, root) in roots.iter().rev().enumerate() {
+        match root.verify_release(envelope) {
+            Ok(release) => return Ok(release),
+            Err(error) if index == 0 => newest_error = error,
+            Err(_) => {}
+        }
+    }
+    Err(newest_error)
+}
+
+fn json(envelope: &Envelope) -> Value {
+    serde_json::from_str(&envelope.to_json()).expect("an envelope's JSON is JSON")
+}
+
+fn envelope(value: &Value) -> Result<Envelope, VerifyError> {
+    Envelope::from_json(&value.to_string())
+}
+
+fn digest(hex: &str) -> Result<Digest, StateError> {
+    Digest::from_hex(hex).ok_or(StateError::Damaged("a digest is not 64 hex digits"))
+}
+
+const MAGIC: &str = "sealane-proxy-state";
+const FORMAT: u32 = 1;
+/// Last-good revisions that are kept with all content: the present one and five to go back to.
+const RING: usize = 6;

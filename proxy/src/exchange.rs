@@ -1,0 +1,384 @@
+//! One request and its answer between a client and an endpoint: attempts, the answer's head, both bodies.
+//!
+//! Begins with the first attempt already sent where a connection was idle ([`Exchange::begin`]), and goes on in
+//! [`Exchange::run`]: attempt until there is an answer to pass on ([`retry`] says what may be tried again), then both
+//! bodies ([`upload`], [`download`]). Nothing is allocated, spawned or locked on the way of a plain request; what is rare
+//! is boxed or kept in vectors that stay empty.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::{future::poll_fn, mem};
+
+use sealane_model::config::Scheme;
+
+use crate::answer::{Manner, Refusal};
+use crate::clock::Moment;
+use crate::connection::{After, Connection};
+use crate::error::{Category, Failure, FailureKind};
+use crate::exchange::deadline::Pace;
+use crate::exchange::download::Answered;
+use crate::http1::body::{Body, Coding};
+use crate::http1::field::Fields;
+use crate::http1::framing::{Framing, Version};
+use crate::http1::response_head::Asked;
+use crate::live::EndpointLive;
+use crate::record::Record;
+use crate::request::{Picked, Request};
+use crate::snapshot::{CompiledEndpoint, CompiledPool, CompiledRoute};
+use crate::splice::Splice;
+use crate::stream::Outbox;
+use crate::timer::NEVER;
+use crate::upgrade;
+use crate::upstream::dial;
+use crate::upstream::pool::{Connections, Upstream};
+use crate::worker::Worker;
+
+mod deadline;
+mod download;
+mod head;
+mod retry;
+mod upload;
+
+/// A request in flight.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) record: Record,
+    asked: Asked,
+    version: Version,
+    /// The client wants to go on using the connection.
+    keep_alive: bool,
+    expects_continue: bool,
+    idempotent: bool,
+    route: usize,
+    pool: usize,
+    endpoint: usize,
+    hash: u64,
+    /// Endpoints that could not be connected to.
+    tried: Vec<u32>,
+    /// Interim heads that were passed on.
+    interim: u8,
+
+    flight: Flight,
+    pub(crate) upstream: Option<Upstream>,
+    pub(crate) to_upstream: Outbox,
+    /// What was sent so far, for another attempt; whole as long as `streamed` is false.
+    sent: Vec<u8>,
+    /// The request's head as it came, where another endpoint needs another head.
+    raw_head: Vec<u8>,
+    /// Body bytes went out that `sent` does not hold.
+    streamed: bool,
+
+    upload: Body,
+    upload_coding: Coding,
+    /// Why the rest of the request body is not sent, though there is one.
+    upload_ended: bool,
+    /// The start of an answer's head.
+    pub(crate) from_upstream: Vec<u8>,
+    /// The answer's head was passed on: there is no other answer now.
+    answered: bool,
+    /// What the client was told.
+    keeps_client: bool,
+    /// The endpoint goes on using the connection.
+    keeps_upstream: bool,
+    download: Body,
+    download_coding: Coding,
+    splice: Option<Box<Splice>>,
+
+    /// The client's fault, found before the first attempt.
+    refused: Option<Box<Failure>>,
+    attempt_started: Moment,
+    /// Tick of the last progress.
+    progress: u64,
+    /// Ticks.
+    total_deadline: u64,
+    try_deadline: u64,
+    pace: Pace,
+}
+
+/// Where an exchange lives while it is in flight, so that an idle connection need not hold the room for one. Slots are used
+/// again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Slot(Box<Option<Exchange>>);
+
+impl Slot {
+    /// Sees the exchange through, if there is one. What becomes of the client's connection.
+    pub(crate) async fn run(&mut self, connection: &mut Connection, worker: &Rc<Worker>) -> After {
+        match self.0.as_mut() {
+            Some(exchange) => exchange.run(connection, worker).await,
+            None => After::Reset,
+        }
+    }
+
+    /// Lets go of everything the exchange held.
+    pub(crate) fn clear(&mut self) {
+        *self.0 = None;
+    }
+}
+
+/// A request that an endpoint is working on, counted as such.
+#[derive(Debug)]
+struct Flight {
+    connections: Rc<Connections>,
+    /// Where the balancer asks for it, with the thread's number.
+    busy: Option<(Arc<EndpointLive>, usize)>,
+}
+
+impl Flight {
+    fn start(record: &Record, pool: usize, endpoint: usize, worker: &Worker) -> Self {
+        let connections = Rc::clone(record.view.connections(pool, endpoint, worker));
+        connections.cells.in_flight.add(1);
+        let live = &record.view.snapshot.endpoint(pool, endpoint).live;
+        let busy = live.busy_cell(worker.index).map(|busy| {
+            busy.add(1);
+            (Arc::clone(live), worker.index)
+        });
+        Self { connections, busy }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.connections.cells.in_flight.subtract(1);
+        if let Some(busy) = self.busy.as_ref().and_then(|(live, thread)| live.busy_cell(*thread)) {
+            busy.subtract(1);
+        }
+    }
+}
+
+impl Exchange {
+    /// Writes the head for the picked endpoint, with what there is of the body, and sends it if a connection is idle.
+    /// Returns how many bytes of the request it took.
+    #[expect(clippy::too_many_arguments, reason = "what a request is made of, once")]
+    pub(crate) fn begin(
+        slot: &mut Slot,
+        cx: &mut Context<'_>,
+        worker: &Worker,
+        mut record: Record,
+        route: usize,
+        picked: Picked,
+        request: &Request<'_>,
+        fields: &mut Fields,
+    ) -> usize {
+        let head = request.head;
+        let Picked { pool, endpoint, hash } = picked;
+        record.endpoint = Some((pool, endpoint));
+        record.attempts = 1;
+        let mut upload = Body::expected(head.framing);
+        let upload_coding = if head.framing == Framing::Chunked { Coding::Chunked } else { Coding::Identity };
+
+        let mut out = worker.out.borrow_mut();
+        out.clear();
+        head::write(&mut out, &record, route, (pool, endpoint), request, fields);
+        let body = &request.bytes[head.length..];
+        let fed = upload.feed(body, upload_coding, &mut out);
+        let consumed = head.length + fed.map_or(0, |fed| fed.consumed);
+        record.request_bytes = fed.map_or(0, |fed| fed.content);
+
+        let now = worker.wheel.now();
+        let snapshot = &record.view.snapshot;
+        let compiled = &snapshot.routes[route];
+        let mut sent = worker.take_buffer();
+        sent.extend_from_slice(&out);
+        let mut raw_head = Vec::new();
+        if snapshot.pools[pool].head_differs {
+            raw_head = worker.take_buffer();
+            raw_head.extend_from_slice(&request.bytes[..head.length]);
+        }
+        let per_try = compiled.retries.as_ref().and_then(|retries| retries.per_try);
+        let exchange = slot.0.insert(Self {
+            asked: if head.upgrade {
+                Asked::Upgrade
+            } else if head.method == "HEAD" {
+                Asked::Head
+            } else {
+                Asked::Ordinary
+            },
+            version: head.version,
+            keep_alive: head.keep_alive,
+            expects_continue: head.expects_continue,
+            idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+            route,
+            pool,
+            endpoint,
+            hash,
+            tried: Vec::new(),
+            interim: 0,
+            flight: Flight::start(&record, pool, endpoint, worker),
+            upstream: None,
+            to_upstream: Outbox::default(),
+            sent,
+            raw_head,
+            streamed: false,
+            upload,
+            upload_coding,
+            upload_ended: false,
+            from_upstream: Vec::new(),
+            answered: false,
+            keeps_client: false,
+            keeps_upstream: false,
+            download: Body::Done,
+            download_coding: Coding::Identity,
+            splice: None,
+            refused: None,
+            attempt_started: record.started,
+            progress: now,
+            total_deadline: compiled.timeout.map_or(NEVER, |ticks| now + ticks + 1),
+            try_deadline: per_try.map_or(NEVER, |ticks| now + ticks + 1),
+            pace: Pace::new(now),
+            record,
+        });
+        if let Err(rule) = fed {
+            exchange.refused = Some(Box::new(Failure::rule(FailureKind::ClientMalformed, rule)));
+        } else if exchange.record.request_bytes > exchange.route().body_bytes_max {
+            exchange.refused = Some(Box::new(Failure::rule(FailureKind::ClientTooLarge, "")));
+        } else {
+            exchange.send_on_idle_connection(cx, worker, &out);
+        }
+        consumed
+    }
+
+    /// Sees the exchange through. What becomes of the client's connection.
+    async fn run(&mut self, connection: &mut Connection, worker: &Rc<Worker>) -> After {
+        let after = match self.forward(connection, worker).await {
+            Ok(after) => after,
+            Err(failure) => self.give_up(connection, worker, failure).await,
+        };
+        self.record.finish(worker, Moment::now());
+        worker.give_buffer(mem::take(&mut self.sent));
+        worker.give_buffer(mem::take(&mut self.raw_head));
+        after
+    }
+
+    async fn forward(&mut self, connection: &mut Connection, worker: &Rc<Worker>) -> Result<After, Failure> {
+        let answered = loop {
+            match self.attempt(connection, worker).await {
+                Ok(answered) => break answered,
+                Err(failure) => self.try_again(failure, &connection.peer, worker)?,
+            }
+        };
+        if answered == Answered::Upgraded {
+            return Box::pin(upgrade::relay(self, connection, worker)).await;
+        }
+        poll_fn(|cx| self.poll_bodies(cx, connection, worker)).await?;
+        Ok(match (self.keeps_client, self.upload.is_done()) {
+            (true, true) => After::Reuse,
+            (false, true) => After::Close,
+            (_, false) => After::Linger,
+        })
+    }
+
+    /// One attempt, up to an answer's head.
+    async fn attempt(&mut self, connection: &mut Connection, worker: &Rc<Worker>) -> Result<Answered, Failure> {
+        if let Some(failure) = self.refused.take() {
+            return Err(*failure);
+        }
+        if self.upstream.is_none() {
+            self.connect(connection, worker).await?;
+        }
+        poll_fn(|cx| self.poll_answer(cx, connection, worker)).await
+    }
+
+    /// Makes a connection to the endpoint. Boxed: rare.
+    fn connect<'a>(
+        &'a mut self,
+        connection: &'a mut Connection,
+        worker: &'a Worker,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>> {
+        Box::pin(async move {
+            let view = Rc::clone(&self.record.view);
+            let endpoint = view.snapshot.endpoint(self.pool, self.endpoint);
+            let connect_deadline = worker.wheel.now() + self.pool().connect_ticks + 1;
+            let deadline = connect_deadline.min(self.total_deadline).min(self.try_deadline);
+            let mut dial = pin!(dial::connect(endpoint));
+            let stream = poll_fn(|cx| {
+                if let Poll::Ready(stream) = dial.as_mut().poll(cx) {
+                    return Poll::Ready(stream);
+                }
+                let now = worker.wheel.now();
+                if now >= self.total_deadline {
+                    return Poll::Ready(Err(Failure::rule(FailureKind::RequestTimeout, "no time left to connect")));
+                }
+                if now >= deadline {
+                    return Poll::Ready(Err(Failure::rule(FailureKind::Connect, "connecting took too long")));
+                }
+                connection.timer.arm(cx, deadline);
+                Poll::Pending
+            })
+            .await?;
+            self.flight.connections.cells.connections_opened.add(1);
+            self.upstream = Some(Upstream::new(stream, endpoint, worker.wheel.now()));
+            self.progress = worker.wheel.now();
+            self.to_upstream.queue(&self.sent);
+            Ok(())
+        })
+    }
+
+    /// Sends what was composed if a connection to the endpoint is idle; otherwise the attempt connects first.
+    fn send_on_idle_connection(&mut self, cx: &mut Context<'_>, worker: &Worker, bytes: &[u8]) {
+        let now = worker.wheel.now();
+        let pool = &self.record.view.snapshot.pools[self.pool];
+        while let Some(mut upstream) = self.flight.connections.take(pool, &pool.endpoints[self.endpoint], now) {
+            if self.to_upstream.send(cx, &mut upstream.stream, bytes).is_ok() {
+                self.upstream = Some(upstream);
+                return;
+            }
+            self.to_upstream = Outbox::default();
+        }
+    }
+
+    /// There is no answer to pass on, or no more of it.
+    async fn give_up(&mut self, connection: &mut Connection, worker: &Rc<Worker>, failure: Failure) -> After {
+        self.upstream = None;
+        let category = failure.kind.category();
+        if self.answered || category == Category::ClientClosed {
+            self.record.reason = Some(category);
+            if !self.answered {
+                self.record.status = category.status();
+            }
+            tracing::debug!(category = category.name(), detail = %failure.detail, "exchange ended early");
+            return if category == Category::ClientClosed { After::Close } else { After::Reset };
+        }
+        let bytes = self.compose_refusal(worker, &failure);
+        Box::pin(connection.send_all(worker, bytes)).await;
+        if self.keep_alive && self.upload.is_done() && !worker.is_draining() { After::Reuse } else { After::Linger }
+    }
+
+    fn compose_refusal(&mut self, worker: &Worker, failure: &Failure) -> Vec<u8> {
+        let view = Rc::clone(&self.record.view);
+        let detail = failure.detail.to_string();
+        let category = failure.kind.category();
+        let endpoint = view.snapshot.endpoint(self.pool, self.endpoint);
+        tracing::debug!(category = category.name(), detail, endpoint = &*endpoint.address, "request failed");
+        let rule = if failure.kind.is_upstream() || category == Category::RequestTimeout { "" } else { &detail };
+        let exposed = failure.kind.is_upstream() && view.snapshot.pools[self.pool].expose_errors;
+        let refusal =
+            Refusal { upstream: exposed.then_some((&*endpoint.address, &detail)), ..Refusal::rule(category, rule) };
+        let after = if self.keep_alive && self.upload.is_done() && !worker.is_draining() {
+            After::Reuse
+        } else {
+            After::Linger
+        };
+        let manner = Manner { head: self.asked == Asked::Head, version: self.version, after };
+        refusal.compose(worker, &mut self.record, manner)
+    }
+
+    fn route(&self) -> &CompiledRoute {
+        &self.record.view.snapshot.routes[self.route]
+    }
+
+    fn pool(&self) -> &CompiledPool {
+        &self.record.view.snapshot.pools[self.pool]
+    }
+
+    fn compiled_endpoint(&self) -> &CompiledEndpoint {
+        &self.pool().endpoints[self.endpoint]
+    }
+
+    /// Both sides are plain TCP, so that bodies can be spliced.
+    fn is_plain(&self, connection: &Connection) -> bool {
+        self.compiled_endpoint().scheme != Scheme::Https && connection.peer.tls.is_none()
+    }
+}

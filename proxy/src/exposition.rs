@@ -1,0 +1,294 @@
+//! The Prometheus text of a scrape: every thread's cells, added up.
+//!
+//! Names are an interface. Families are bounded: what goes beyond `metrics.series_max` is folded into `other` and
+//! counted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::clock::Moment;
+use crate::error::Category;
+use crate::metrics::{
+    CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells, OTHER, PerThread, SIZE_EDGES,
+    STATUSES, total,
+};
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+
+/// Of [`text`].
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The text of a scrape.
+pub(crate) fn text(shared: &Shared) -> String {
+    let snapshot = shared.current.snapshot();
+    let mut page = Page { out: String::with_capacity(16 << 10) };
+    process(&mut page, shared, snapshot.as_deref());
+    if let Some(snapshot) = &snapshot {
+        lanes(&mut page, shared, snapshot);
+        endpoints(&mut page, shared, snapshot);
+        pools(&mut page, snapshot);
+    }
+    page.out
+}
+
+/// The text so far.
+struct Page {
+    out: String,
+}
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}"));
+        self.line(format_args!("# TYPE {name} {kind}"));
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.out, "{line}");
+    }
+
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        self.family(name, kind, help);
+        self.line(format_args!("{name} {value}"));
+    }
+
+    /// One series of a histogram; `labels` without braces. `edges` are written divided by `unit`.
+    fn histogram(&mut self, name: &str, labels: &str, edges: &[u64], unit: f64, counts: &[u64], sum: u64) {
+        let mut below = 0;
+        for (edge, count) in edges.iter().zip(counts) {
+            below += count;
+            self.line(format_args!("{name}_bucket{{{labels},le=\"{}\"}} {below}", *edge as f64 / unit));
+        }
+        below += counts.last().copied().unwrap_or(0);
+        self.line(format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {below}"));
+        self.line(format_args!("{name}_sum{{{labels}}} {}", sum as f64 / unit));
+        self.line(format_args!("{name}_count{{{labels}}} {below}"));
+    }
+}
+
+fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
+    let threads = &shared.registry.threads;
+    let sum = |count: &dyn Fn(&crate::metrics::ThreadCells) -> &Count| {
+        threads.iter().map(|cells| count(cells).value()).sum::<u64>()
+    };
+    page.family("proxy_build_info", "gauge", "The build.");
+    page.line(format_args!("proxy_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION")));
+    page.single("proxy_ready", "gauge", "Whether this proxy takes requests.", u8::from(shared.is_ready()));
+    let revision = snapshot.map_or(0, |snapshot| snapshot.tag.number);
+    page.single("proxy_config_revision", "gauge", "The revision that is served; 0 for a local file.", revision);
+    if let Some(snapshot) = snapshot {
+        page.family("proxy_active_snapshot_info", "gauge", "The snapshot that is served.");
+        page.line(format_args!("proxy_active_snapshot_info{{version=\"{}\"}} 1", label(&snapshot.tag.label)));
+    }
+    let swaps = shared.registry.swaps.load(Ordering::Relaxed);
+    page.single("proxy_snapshot_swaps_total", "counter", "Snapshots that were activated.", swaps);
+    let connections: [(&str, &str, &str, u64); 4] = [
+        ("proxy_connections_open", "gauge", "Client connections.", sum(&|cells| &cells.connections_open)),
+        (
+            "proxy_connections_accepted_total",
+            "counter",
+            "Client connections accepted.",
+            sum(&|cells| &cells.connections_accepted),
+        ),
+        (
+            "proxy_connections_refused_total",
+            "counter",
+            "Client connections above a limit.",
+            sum(&|cells| &cells.connections_refused),
+        ),
+        (
+            "proxy_tls_handshake_failures_total",
+            "counter",
+            "TLS handshakes that failed.",
+            sum(&|cells| &cells.tls_handshake_failures),
+        ),
+    ];
+    for (name, kind, help, value) in connections {
+        page.single(name, kind, help, value);
+    }
+    page.family("proxy_refused_total", "counter", "Requests that the proxy answered or gave up itself.");
+    for &category in Category::ALL {
+        let value = sum(&|cells| &cells.refused[category as usize]);
+        page.line(format_args!("proxy_refused_total{{category=\"{}\"}} {value}", category.name()));
+    }
+    let dropped = sum(&|cells| &cells.log_lines_dropped);
+    page.single("proxy_access_log_lines_dropped_total", "counter", "Lines lost to a slow sink.", dropped);
+    let folded = shared.registry.folded.load(Ordering::Relaxed);
+    page.single("proxy_metrics_series_folded_total", "counter", "Series folded into `other`.", folded);
+    if let Some(tls) = snapshot.and_then(|snapshot| snapshot.tls.as_ref()) {
+        page.family("proxy_certificate_expiry_timestamp_seconds", "gauge", "When a certificate expires.");
+        for (name, expiry) in &tls.expiries {
+            let name = label(name);
+            page.line(format_args!("proxy_certificate_expiry_timestamp_seconds{{name=\"{name}\"}} {expiry}"));
+        }
+    }
+}
+
+/// Cells of a family by label, summed over threads, the ones of the snapshot among them with zeros.
+type Lanes<'a> = Vec<(String, &'a PerThread<LaneCells>)>;
+
+fn lanes(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
+    let series_max = snapshot.config.metrics.series_max;
+    let counted = shared.registry.lanes();
+    let silent: PerThread<LaneCells> = vec![Some(Arc::default())];
+    let mut all: BTreeMap<Labels, &PerThread<LaneCells>> =
+        counted.iter().map(|(labels, threads)| (labels.clone(), threads)).collect();
+    for route in snapshot.routes.iter().take(series_max) {
+        let labels = (Arc::clone(&route.id), Arc::clone(&snapshot.pools[route.pool].id));
+        if all.len() < series_max {
+            all.entry(labels).or_insert(&silent);
+        }
+    }
+    let all: Lanes<'_> = all
+        .into_iter()
+        .map(|((route, pool), threads)| (format!("route=\"{}\",pool=\"{}\"", label(&route), label(&pool)), threads))
+        .collect();
+    requests(page, &all, series_max);
+    page.family("proxy_request_duration_seconds", "histogram", "From the request head to the end of the answer.");
+    for (labels, threads) in &all {
+        let (counts, sum) = merged(threads, |cells| &cells.duration_us);
+        page.histogram("proxy_request_duration_seconds", labels, &DURATION_EDGES_US, 1e6, &counts, sum);
+    }
+    type Pick = fn(&LaneCells) -> &Histogram<{ SIZE_EDGES.len() + 1 }>;
+    let sizes: [(&str, &str, Pick); 2] = [
+        ("proxy_request_size_bytes", "Content of requests.", |cells| &cells.request_bytes),
+        ("proxy_response_size_bytes", "Content of answers.", |cells| &cells.response_bytes),
+    ];
+    for (name, help, pick) in sizes {
+        page.family(name, "histogram", help);
+        for (labels, threads) in &all {
+            let (counts, sum) = merged(threads, pick);
+            page.histogram(name, labels, &SIZE_EDGES, 1.0, &counts, sum);
+        }
+    }
+    page.family("proxy_retries_total", "counter", "What came of retries.");
+    let retrying = snapshot.routes.iter().filter(|route| route.retries.is_some()).take(series_max);
+    for route in retrying.clone() {
+        for (index, outcome) in ["success", "exhausted", "budget"].iter().enumerate() {
+            let of_route = counted.iter().filter(|((id, _), _)| *id == route.id);
+            let value: u64 = of_route.map(|(_, threads)| total(threads, |cells| &cells.retries[index])).sum();
+            let route = label(&route.id);
+            page.line(format_args!("proxy_retries_total{{route=\"{route}\",outcome=\"{outcome}\"}} {value}"));
+        }
+    }
+    page.family("proxy_retry_budget_tokens", "gauge", "Retries that the budget has left.");
+    for route in retrying {
+        if let Some(retries) = &route.retries {
+            let (route, tokens) = (label(&route.id), retries.budget.tokens());
+            page.line(format_args!("proxy_retry_budget_tokens{{route=\"{route}\"}} {tokens}"));
+        }
+    }
+}
+
+/// `proxy_requests_total`: the statuses that were seen, and 200 in any case.
+fn requests(page: &mut Page, lanes: &Lanes<'_>, series_max: usize) {
+    page.family("proxy_requests_total", "counter", "Requests.");
+    let texts: Vec<String> =
+        STATUSES.iter().map(u16::to_string).chain(CLASSES.iter().map(|&class| class.to_owned())).collect();
+    let mut written = 0;
+    let mut folded = 0;
+    for (labels, threads) in lanes {
+        for (slot, status) in texts.iter().enumerate() {
+            let value = total(threads, |cells| &cells.statuses[slot]);
+            if value == 0 && status != "200" {
+                continue;
+            }
+            if written >= series_max {
+                folded += value;
+                continue;
+            }
+            written += 1;
+            page.line(format_args!("proxy_requests_total{{{labels},status=\"{status}\"}} {value}"));
+        }
+    }
+    if folded > 0 {
+        page.line(format_args!(
+            "proxy_requests_total{{route=\"{OTHER}\",pool=\"{OTHER}\",status=\"{OTHER}\"}} {folded}"
+        ));
+    }
+}
+
+fn endpoints(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
+    let series_max = snapshot.config.metrics.series_max;
+    let counted = shared.registry.endpoints();
+    let silent: PerThread<EndpointCells> = vec![Some(Arc::default())];
+    let mut all: BTreeMap<Labels, &PerThread<EndpointCells>> =
+        counted.iter().map(|(labels, threads)| (labels.clone(), threads)).collect();
+    for pool in &snapshot.pools {
+        for endpoint in &pool.endpoints {
+            if all.len() < series_max {
+                all.entry((Arc::clone(&pool.id), Arc::clone(&endpoint.address))).or_insert(&silent);
+            }
+        }
+    }
+    let all: Vec<_> = all
+        .into_iter()
+        .map(|((pool, endpoint), threads)| {
+            (format!("pool=\"{}\",endpoint=\"{}\"", label(&pool), label(&endpoint)), threads)
+        })
+        .collect();
+    type Pick = fn(&EndpointCells) -> &Count;
+    let families: [(&str, &str, &str, Pick); 4] = [
+        ("proxy_upstream_requests_total", "counter", "Answers of an endpoint.", |cells| &cells.requests),
+        ("proxy_upstream_in_flight", "gauge", "Requests that an endpoint works on.", |cells| &cells.in_flight),
+        ("proxy_upstream_connect_failures_total", "counter", "Connections that could not be made.", |cells| {
+            &cells.connect_failures
+        }),
+        ("proxy_upstream_connections_opened_total", "counter", "Connections that were made.", |cells| {
+            &cells.connections_opened
+        }),
+    ];
+    for (name, kind, help, pick) in families {
+        page.family(name, kind, help);
+        for (labels, threads) in &all {
+            page.line(format_args!("{name}{{{labels}}} {}", total(threads, pick)));
+        }
+    }
+    page.family("proxy_upstream_duration_seconds", "histogram", "From an attempt's start to the answer's head.");
+    for (labels, threads) in &all {
+        let (counts, sum) = merged(threads, |cells| &cells.duration_us);
+        page.histogram("proxy_upstream_duration_seconds", labels, &DURATION_EDGES_US, 1e6, &counts, sum);
+    }
+}
+
+fn pools(page: &mut Page, snapshot: &Snapshot) {
+    let now_ms = Moment::now().millis();
+    let mut seen = HashSet::new();
+    let pools: Vec<_> = snapshot
+        .pools
+        .iter()
+        .take(snapshot.config.metrics.series_max)
+        .filter(|pool| seen.insert(&pool.id))
+        .map(|pool| {
+            let healthy = pool.endpoints.iter().filter(|endpoint| endpoint.live.is_available(now_ms)).count();
+            (label(&pool.id), healthy, pool.endpoints.len())
+        })
+        .collect();
+    page.family("proxy_pool_healthy_endpoints", "gauge", "Endpoints that get requests.");
+    for (pool, healthy, _) in &pools {
+        page.line(format_args!("proxy_pool_healthy_endpoints{{pool=\"{pool}\"}} {healthy}"));
+    }
+    page.family("proxy_pool_total_endpoints", "gauge", "Endpoints.");
+    for (pool, _, endpoints) in &pools {
+        page.line(format_args!("proxy_pool_total_endpoints{{pool=\"{pool}\"}} {endpoints}"));
+    }
+}
+
+/// Buckets and sum over threads.
+fn merged<T, const N: usize>(threads: &PerThread<T>, pick: impl Fn(&T) -> &Histogram<N>) -> ([u64; N], u64) {
+    let mut counts = [0; N];
+    let mut sum = 0;
+    for cells in threads.iter().flatten() {
+        let histogram = pick(cells);
+        counts.iter_mut().zip(&histogram.buckets).for_each(|(count, bucket)| *count += bucket.value());
+        sum += histogram.sum.value();
+    }
+    (counts, sum)
+}
+
+/// A label's value, escaped.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,266 @@
+//! Header fields as spans over the bytes that were read, with the names that the proxy acts on already recognised.
+
+use std::mem::MaybeUninit;
+
+use sealane_model::decide::HeaderView;
+
+/// Where some bytes lie in the buffer that was parsed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub start: u32,
+    /// One past the last byte.
+    pub end: u32,
+}
+
+impl Span {
+    /// The span of `part`, which lies in the buffer that starts at address `base`.
+    fn of(part: &[u8], base: usize) -> Self {
+        let start = (part.as_ptr() as usize).wrapping_sub(base) as u32;
+        Self { start, end: start.wrapping_add(part.len() as u32) }
+    }
+
+    /// The bytes, in the buffer that was parsed.
+    #[must_use]
+    pub fn of_bytes(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.start as usize..self.end as usize]
+    }
+}
+
+/// A field line.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// The name as sent.
+    pub name: Span,
+    /// The value without surrounding whitespace.
+    pub value: Span,
+    /// What the proxy knows of the name.
+    pub known: Known,
+}
+
+/// Field names that the proxy acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Known {
+    /// Forwarded as it is.
+    Other,
+    /// Taken out: named by `Connection`, or removed by the route.
+    Dropped,
+    /// `Host`
+    Host,
+    /// `Connection`
+    Connection,
+    /// `Keep-Alive`
+    KeepAlive,
+    /// `Proxy-Connection`
+    ProxyConnection,
+    /// `Proxy-Authorization`
+    ProxyAuthorization,
+    /// `Proxy-Authenticate`
+    ProxyAuthenticate,
+    /// `HTTP2-Settings`
+    Http2Settings,
+    /// `TE`
+    Te,
+    /// `Upgrade`
+    Upgrade,
+    /// `Content-Length`
+    ContentLength,
+    /// `Transfer-Encoding`
+    TransferEncoding,
+    /// `Trailer`
+    Trailer,
+    /// `Expect`
+    Expect,
+    /// `Date`
+    Date,
+    /// `X-Forwarded-For`
+    XForwardedFor,
+    /// `X-Forwarded-Proto`
+    XForwardedProto,
+    /// `X-Forwarded-Host`
+    XForwardedHost,
+    /// `X-Real-IP`
+    XRealIp,
+    /// `Forwarded`
+    Forwarded,
+    /// `X-Request-Id`
+    XRequestId,
+    /// `traceparent`
+    Traceparent,
+    /// `X-Sandbox-ID`
+    XSandboxId,
+    /// `X-ALB-Sandbox`
+    XAlbSandbox,
+    /// `X-ALB-Route-ID`
+    XAlbRouteId,
+    /// `User-Agent`
+    UserAgent,
+    /// `Referer`
+    Referer,
+}
+
+impl Known {
+    /// Recognises a name in any case.
+    #[must_use]
+    pub fn of(name: &[u8]) -> Self {
+        let candidates: &[(&str, Self)] = match name.len() {
+            2 => &[("te", Self::Te)],
+            4 => &[("host", Self::Host), ("date", Self::Date)],
+            6 => &[("expect", Self::Expect)],
+            7 => &[("upgrade", Self::Upgrade), ("referer", Self::Referer), ("trailer", Self::Trailer)],
+            9 => &[("x-real-ip", Self::XRealIp), ("forwarded", Self::Forwarded)],
+            10 => &[("connection", Self::Connection), ("user-agent", Self::UserAgent), ("keep-alive", Self::KeepAlive)],
+            11 => &[("traceparent", Self::Traceparent)],
+            12 => &[("x-request-id", Self::XRequestId), ("x-sandbox-id", Self::XSandboxId)],
+            13 => &[("x-alb-sandbox", Self::XAlbSandbox)],
+            14 => &[
+                ("content-length", Self::ContentLength),
+                ("http2-settings", Self::Http2Settings),
+                ("x-alb-route-id", Self::XAlbRouteId),
+            ],
+            15 => &[("x-forwarded-for", Self::XForwardedFor)],
+            16 => &[("x-forwarded-host", Self::XForwardedHost), ("proxy-connection", Self::ProxyConnection)],
+            17 => &[("transfer-encoding", Self::TransferEncoding), ("x-forwarded-proto", Self::XForwardedProto)],
+            18 => &[("proxy-authenticate", Self::ProxyAuthenticate)],
+            19 => &[("proxy-authorization", Self::ProxyAuthorization)],
+            _ => &[],
+        };
+        candidates
+            .iter()
+            .find(|(text, _)| name.eq_ignore_ascii_case(text.as_bytes()))
+            .map_or(Self::Other, |&(_, known)| known)
+    }
+}
+
+/// A set of [`Known`] names.
+#[derive(Clone, Copy, Debug)]
+pub struct KnownSet(u64);
+
+impl KnownSet {
+    /// The names that belong to one hop and never pass, in either direction (RFC 9110 §7.6.1), with those that the
+    /// proxy writes itself: framing and `Connection`.
+    pub const HOP_BY_HOP: Self = Self::of(&[
+        Known::Dropped,
+        Known::Connection,
+        Known::KeepAlive,
+        Known::ProxyConnection,
+        Known::ProxyAuthorization,
+        Known::ProxyAuthenticate,
+        Known::Http2Settings,
+        Known::Te,
+        Known::Upgrade,
+        Known::ContentLength,
+        Known::TransferEncoding,
+    ]);
+
+    /// The set of these names.
+    #[must_use]
+    pub const fn of(names: &[Known]) -> Self {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < names.len() {
+            bits |= 1 << names[index] as u8;
+            index += 1;
+        }
+        Self(bits)
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether `name` is in the set.
+    #[must_use]
+    pub const fn contains(self, name: Known) -> bool {
+        self.0 & (1 << name as u8) != 0
+    }
+}
+
+/// The field lines of one head, in order. Kept per thread and filled anew for each head.
+#[derive(Debug, Default)]
+pub struct Fields(Vec<Field>);
+
+impl Fields {
+    /// The lines in order.
+    #[must_use]
+    pub fn lines(&self) -> &[Field] {
+        &self.0
+    }
+
+    /// The first line with this name.
+    #[must_use]
+    pub fn first(&self, known: Known) -> Option<&Field> {
+        self.0.iter().find(|field| field.known == known)
+    }
+
+    /// Takes out every line for which `test` holds for the name.
+    pub fn drop_where(&mut self, bytes: &[u8], mut test: impl FnMut(&[u8]) -> bool) {
+        for field in &mut self.0 {
+            if !matches!(field.known, Known::Host | Known::ContentLength | Known::TransferEncoding)
+                && test(field.name.of_bytes(bytes))
+            {
+                field.known = Known::Dropped;
+            }
+        }
+    }
+
+    /// Fills the table from what `httparse` found in `bytes`.
+    pub(super) fn fill(&mut self, bytes: &[u8], headers: &[httparse::Header<'_>]) {
+        let base = bytes.as_ptr() as usize;
+        self.0.clear();
+        self.0.extend(headers.iter().map(|header| Field {
+            name: Span::of(header.name.as_bytes(), base),
+            value: Span::of(header.value, base),
+            known: Known::of(header.name.as_bytes()),
+        }));
+    }
+
+    /// Whether every line of a head that ends at `head_end` ends in CRLF. `httparse` also takes a bare LF.
+    pub(super) fn lines_end_in_crlf(&self, bytes: &[u8], head_end: usize) -> bool {
+        let crlf_before = |position: usize| position >= 2 && bytes[position - 2] == b'\r';
+        self.0.iter().all(|field| crlf_before(field.name.start as usize))
+            && crlf_before(head_end)
+            && crlf_before(head_end - 2)
+    }
+}
+
+/// The lines of a head as decisions look at them.
+#[derive(Debug)]
+pub struct FieldView<'a> {
+    /// The buffer that was parsed.
+    pub bytes: &'a [u8],
+    /// Its lines.
+    pub fields: &'a Fields,
+}
+
+impl HeaderView for FieldView<'_> {
+    fn any_value(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.fields.lines().iter().any(|field| {
+            field.name.of_bytes(self.bytes).eq_ignore_ascii_case(name.as_bytes())
+                && test(field.value.of_bytes(self.bytes))
+        })
+    }
+}
+
+/// Room for `httparse` on the stack; heads with more fields get a vector.
+pub(super) const FIELDS_ON_STACK: usize = 100;
+/// Above what any configuration may ask for, so that the vector stays bounded.
+pub(crate) const FIELDS_MAX: usize = 10_000;
+
+/// Uninitialised room on the stack.
+pub(super) const fn stack_room<'a>() -> [MaybeUninit<httparse::Header<'a>>; FIELDS_ON_STACK] {
+    [const { MaybeUninit::uninit() }; FIELDS_ON_STACK]
+}
+
+/// Uninitialised room for one field more than `fields_max`.
+pub(super) fn heap_room<'a>(fields_max: usize) -> Vec<MaybeUninit<httparse::Header<'a>>> {
+    vec![MaybeUninit::uninit(); fields_max.min(FIELDS_MAX) + 1]
+}
+
+/// The members of a comma-separated list, trimmed, without empty ones (RFC 9110 §5.6.1).
+pub fn members(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii).filter(|member| !member.is_empty())
+}

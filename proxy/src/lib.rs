@@ -1,0 +1,54 @@
+//! The data plane: listen, route, pick an endpoint, forward, record.
+//!
+//! A request runs on one thread from its first byte to its last, in one task, without channels, locks or spawns. A
+//! config comes in as a value ([`proxy::Proxy::prepare`], [`proxy::Proxy::activate`]) and becomes an immutable snapshot;
+//! this crate does not know where configs come from, who signed them, or what a rollout is (only [`control`] talks to an
+//! agent, about exactly that). It reads no command line and no config file.
+//!
+//! Modules in the order in which a reader meets them.
+
+// A process, its threads and what they share.
+mod drain;
+pub mod proxy;
+mod serve;
+pub mod settings;
+mod shared;
+mod worker;
+
+// A config on its way in.
+mod current;
+mod live;
+mod snapshot;
+mod sockets;
+mod view;
+
+// A request on its way through.
+mod answer;
+mod balance;
+mod connection;
+mod exchange;
+mod forwarded;
+mod listener;
+mod proxy_protocol;
+mod record;
+mod request;
+mod upgrade;
+
+// What requests are made of.
+mod clock;
+pub mod error;
+pub mod http1;
+mod splice;
+mod stream;
+mod timer;
+mod upstream;
+
+// What goes on beside them.
+mod access_log;
+mod admin;
+mod exposition;
+mod health;
+mod metrics;
+
+// Attached to a fleet: the only part that talks to an agent.
+pub mod control;

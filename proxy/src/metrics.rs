@@ -1,0 +1,324 @@
+//! Cells that count, one set per thread, each with one writer; and the registry that a scrape reads them through.
+//!
+//! Counting is a plain load and store of a line that no other thread writes. Readers add the threads up. What the series
+//! are called is [`crate::exposition`]'s business.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use sealane_model::latency;
+
+use crate::error::Category;
+use crate::proxy::RevisionTag;
+
+/// A number with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(&self, less: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts of values up to each of `N - 1` edges, and beyond.
+#[derive(Debug)]
+pub(crate) struct Histogram<const N: usize> {
+    pub(crate) buckets: [Count; N],
+    pub(crate) sum: Count,
+}
+
+impl<const N: usize> Default for Histogram<N> {
+    fn default() -> Self {
+        Self { buckets: std::array::from_fn(|_| Count::default()), sum: Count::default() }
+    }
+}
+
+impl<const N: usize> Histogram<N> {
+    /// `edges` are the inclusive upper edges of all buckets but the last.
+    pub(crate) fn record(&self, edges: &[u64], value: u64) {
+        self.buckets[edges.partition_point(|&edge| edge < value)].add(1);
+        self.sum.add(value);
+    }
+}
+
+/// Upper edges of durations in microseconds: 0.5 ms to 60 s.
+pub(crate) const DURATION_EDGES_US: [u64; 15] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000,
+    10_000_000, 60_000_000,
+];
+/// Upper edges of sizes in bytes: 256 B to 256 MiB.
+pub(crate) const SIZE_EDGES: [u64; 6] = [256, 4 << 10, 64 << 10, 1 << 20, 16 << 20, 256 << 20];
+/// Statuses with a series of their own; others count under their class, such as `4xx`.
+pub(crate) const STATUSES: [u16; 34] = [
+    101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 406, 408, 409, 410, 412, 413,
+    414, 421, 422, 429, 431, 499, 500, 501, 502, 503, 504,
+];
+/// Classes that statuses without a series of their own count under.
+pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+
+/// What is counted of the requests of one route that went to one pool.
+#[derive(Debug)]
+pub(crate) struct LaneCells {
+    pub(crate) statuses: [Count; STATUSES.len() + CLASSES.len()],
+    pub(crate) duration_us: Histogram<{ DURATION_EDGES_US.len() + 1 }>,
+    pub(crate) request_bytes: Histogram<{ SIZE_EDGES.len() + 1 }>,
+    pub(crate) response_bytes: Histogram<{ SIZE_EDGES.len() + 1 }>,
+    /// By [`RetryOutcome`].
+    pub(crate) retries: [Count; 3],
+}
+
+impl Default for LaneCells {
+    fn default() -> Self {
+        Self {
+            statuses: std::array::from_fn(|_| Count::default()),
+            duration_us: Histogram::default(),
+            request_bytes: Histogram::default(),
+            response_bytes: Histogram::default(),
+            retries: Default::default(),
+        }
+    }
+}
+
+impl LaneCells {
+    pub(crate) fn status(&self, status: u16) -> &Count {
+        let slot = STATUSES.binary_search(&status).unwrap_or_else(|_| {
+            let class = if (100..600).contains(&status) { status as usize / 100 - 1 } else { CLASSES.len() - 1 };
+            STATUSES.len() + class
+        });
+        &self.statuses[slot]
+    }
+}
+
+/// What came of a wish to retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryOutcome {
+    /// A later try was answered.
+    Success,
+    /// The last try failed too.
+    Exhausted,
+    /// The budget had nothing left.
+    Budget,
+}
+
+/// What is counted of one endpoint of a pool.
+#[derive(Debug, Default)]
+pub(crate) struct EndpointCells {
+    pub(crate) requests: Count,
+    pub(crate) in_flight: Count,
+    pub(crate) connect_failures: Count,
+    pub(crate) connections_opened: Count,
+    pub(crate) duration_us: Histogram<{ DURATION_EDGES_US.len() + 1 }>,
+}
+
+/// What is counted of one thread.
+#[derive(Debug)]
+pub(crate) struct ThreadCells {
+    pub(crate) connections_accepted: Count,
+    pub(crate) connections_open: Count,
+    pub(crate) connections_refused: Count,
+    pub(crate) tls_handshake_failures: Count,
+    /// By [`Category`].
+    pub(crate) refused: Vec<Count>,
+    pub(crate) log_lines_dropped: Count,
+    pub(crate) views_refreshed: Count,
+}
+
+impl Default for ThreadCells {
+    fn default() -> Self {
+        Self {
+            connections_accepted: Count::default(),
+            connections_open: Count::default(),
+            connections_refused: Count::default(),
+            tls_handshake_failures: Count::default(),
+            refused: Category::ALL.iter().map(|_| Count::default()).collect(),
+            log_lines_dropped: Count::default(),
+            views_refreshed: Count::default(),
+        }
+    }
+}
+
+/// What is counted of the requests that one revision served; see [`crate::proxy::RevisionObservation`].
+#[derive(Debug)]
+pub(crate) struct RevisionCells {
+    pub(crate) requests: Count,
+    pub(crate) failed: Count,
+    pub(crate) client_errors: Count,
+    pub(crate) connect_failures: Count,
+    pub(crate) latency: Box<[Count]>,
+}
+
+impl Default for RevisionCells {
+    fn default() -> Self {
+        Self {
+            requests: Count::default(),
+            failed: Count::default(),
+            client_errors: Count::default(),
+            connect_failures: Count::default(),
+            latency: (0..latency::BUCKETS).map(|_| Count::default()).collect(),
+        }
+    }
+}
+
+/// One set of cells per thread.
+pub(crate) type PerThread<T> = Vec<Option<Arc<T>>>;
+/// Route id and pool id, or pool id and endpoint.
+pub(crate) type Labels = (Arc<str>, Arc<str>);
+
+/// All cells of a process.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    pub(crate) threads: Vec<Arc<ThreadCells>>,
+    lanes: Mutex<BTreeMap<Labels, PerThread<LaneCells>>>,
+    endpoints: Mutex<BTreeMap<Labels, PerThread<EndpointCells>>>,
+    revisions: Mutex<VecDeque<(RevisionTag, PerThread<RevisionCells>)>>,
+    /// Series that were folded into `other`.
+    pub(crate) folded: AtomicU64,
+    pub(crate) swaps: AtomicU64,
+}
+
+/// Revisions whose counters are kept.
+const REVISIONS_KEPT: usize = 8;
+/// The label of folded series.
+pub(crate) const OTHER: &str = "other";
+
+impl Registry {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self {
+            threads: (0..threads).map(|_| Arc::default()).collect(),
+            lanes: Mutex::default(),
+            endpoints: Mutex::default(),
+            revisions: Mutex::default(),
+            folded: AtomicU64::new(0),
+            swaps: AtomicU64::new(0),
+        }
+    }
+
+    /// The thread's cells of a route and pool; those of `other` above `series_max`.
+    pub(crate) fn lane(&self, thread: usize, route: &Arc<str>, pool: &Arc<str>, series_max: usize) -> Arc<LaneCells> {
+        self.cells(&self.lanes, thread, (route, pool), series_max)
+    }
+
+    /// The thread's cells of an endpoint; those of `other` above `series_max`.
+    pub(crate) fn endpoint(
+        &self,
+        thread: usize,
+        pool: &Arc<str>,
+        endpoint: &Arc<str>,
+        series_max: usize,
+    ) -> Arc<EndpointCells> {
+        self.cells(&self.endpoints, thread, (pool, endpoint), series_max)
+    }
+
+    fn cells<T: Default>(
+        &self,
+        map: &Mutex<BTreeMap<Labels, PerThread<T>>>,
+        thread: usize,
+        (first, second): (&Arc<str>, &Arc<str>),
+        series_max: usize,
+    ) -> Arc<T> {
+        let mut map = lock(map);
+        let mut labels = (Arc::clone(first), Arc::clone(second));
+        if map.len() >= series_max && !map.contains_key(&labels) {
+            self.folded.fetch_add(1, Ordering::Relaxed);
+            labels = (Arc::from(OTHER), Arc::from(OTHER));
+        }
+        let threads = map.entry(labels).or_insert_with(|| vec![None; self.threads.len()]);
+        Arc::clone(threads[thread].get_or_insert_with(Arc::default))
+    }
+
+    /// The thread's cells of a revision, which becomes the newest one.
+    pub(crate) fn revision(&self, thread: usize, tag: &RevisionTag) -> Arc<RevisionCells> {
+        let mut revisions = lock(&self.revisions);
+        let known = revisions.iter().position(|(known, _)| known == tag);
+        let (tag, mut threads) = known
+            .and_then(|position| revisions.remove(position))
+            .unwrap_or_else(|| (tag.clone(), vec![None; self.threads.len()]));
+        let cells = Arc::clone(threads[thread].get_or_insert_with(Arc::default));
+        revisions.push_back((tag, threads));
+        if revisions.len() > REVISIONS_KEPT {
+            revisions.pop_front();
+        }
+        cells
+    }
+
+    pub(crate) fn lanes(&self) -> MutexGuard<'_, BTreeMap<Labels, PerThread<LaneCells>>> {
+        lock(&self.lanes)
+    }
+
+    pub(crate) fn endpoints(&self) -> MutexGuard<'_, BTreeMap<Labels, PerThread<EndpointCells>>> {
+        lock(&self.endpoints)
+    }
+
+    pub(crate) fn revisions(&self) -> MutexGuard<'_, VecDeque<(RevisionTag, PerThread<RevisionCells>)>> {
+        lock(&self.revisions)
+    }
+}
+
+/// The sum of a count over threads.
+pub(crate) fn total<T>(threads: &PerThread<T>, count: impl Fn(&T) -> &Count) -> u64 {
+    threads.iter().flatten().map(|cells| count(cells).value()).sum()
+}
+
+/// Locks, also after a panic elsewhere: counts cannot be left half done.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_counts_under_itself_or_its_class() {
+        let cells = LaneCells::default();
+        for status in [200, 200, 418, 599, 999] {
+            cells.status(status).add(1);
+        }
+        let value = |slot: usize| cells.statuses[slot].value();
+        assert_eq!(value(1), 2);
+        assert_eq!([3, 4, 5].map(|class| value(STATUSES.len() + class)), [1, 1, 1]);
+    }
+
+    #[test]
+    fn statuses_are_sorted() {
+        assert!(STATUSES.is_sorted());
+    }
+
+    #[test]
+    fn series_above_the_bound_are_folded_and_counted() {
+        let registry = Registry::new(1);
+        let name = |number: usize| Arc::from(format!("r{number}"));
+        let pool: Arc<str> = Arc::from("p");
+        for number in 0..5 {
+            registry.lane(0, &name(number), &pool, 3).status(200).add(1);
+        }
+        assert_eq!(registry.folded.load(Ordering::Relaxed), 2);
+        let lanes = registry.lanes();
+        let folded = &lanes[&(Arc::from(OTHER), Arc::from(OTHER))];
+        assert_eq!(total(folded, |cells| cells.status(200)), 2);
+    }
+
+    #[test]
+    fn a_revision_that_comes_back_goes_on_counting_and_eight_are_kept() {
+        let registry = Registry::new(1);
+        let tag = |number| RevisionTag { number, digest: [0; 32], label: Arc::from("r") };
+        registry.revision(0, &tag(1)).requests.add(1);
+        registry.revision(0, &tag(2)).requests.add(1);
+        registry.revision(0, &tag(1)).requests.add(1);
+        assert_eq!(total(&registry.revisions()[1].1, |cells| &cells.requests), 2);
+        for number in 3..20 {
+            registry.revision(0, &tag(number));
+        }
+        assert_eq!(registry.revisions().len(), REVISIONS_KEPT);
+    }
+}

@@ -1,0 +1,392 @@
+//! The proxy as a value: start it, give it configs, look at it, stop it.
+//!
+//! A config goes in in two steps: [`Proxy::prepare`] does everything that can fail (compile, load files, bind),
+//! [`Proxy::activate`] only moves a pointer. Requests see one snapshot from first byte to last; connections, health and
+//! counters stay through a swap.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use sealane_model::config::{Config, Position};
+use sealane_model::latency;
+use sealane_model::problem::Problem;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time;
+use tracing::info;
+
+use crate::drain;
+use crate::exposition;
+use crate::health::Health;
+use crate::metrics::{Count, PerThread, RevisionCells, lock, total};
+use crate::serve::{self, Background};
+use crate::settings::Settings;
+use crate::shared::{Shared, Stage};
+use crate::snapshot::problems::error;
+use crate::snapshot::{CompiledListener, Snapshot, compile};
+use crate::sockets::{Socket, Sockets};
+use crate::worker::{Order, WorkerHandle};
+
+pub use crate::drain::Notice;
+pub use crate::serve::StartError;
+
+/// Which config a snapshot was compiled from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevisionTag {
+    /// The revision; 0: a local file.
+    pub number: u64,
+    /// SHA-256 of what it was made from.
+    pub digest: [u8; 32],
+    /// As people see it: `r42`, or `file:ab12cd`.
+    pub label: Arc<str>,
+}
+
+/// A running proxy. Cheap to clone; the last clone that is dropped stops it. All methods may be called from any thread
+/// and any runtime.
+#[derive(Clone, Debug)]
+pub struct Proxy {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) orders: Vec<mpsc::Sender<Order>>,
+    /// Taken by whoever waits for the end.
+    pub(crate) ended: Mutex<Vec<oneshot::Receiver<()>>>,
+    sockets: Sockets,
+    /// What the snapshot in force listens on: names and sockets.
+    listening: Mutex<Vec<(String, Arc<Socket>)>>,
+    /// Held through an activation: one at a time.
+    activating: tokio::sync::Mutex<()>,
+    health: Health,
+    admin: Option<SocketAddr>,
+    background: Background,
+}
+
+/// A snapshot with everything it needs, ready to be activated. Dropping it lets everything go.
+#[derive(Debug)]
+pub struct Prepared {
+    snapshot: Snapshot,
+    /// Parallel to the snapshot's listeners.
+    sockets: Vec<Arc<Socket>>,
+}
+
+impl Prepared {
+    /// Which config this is.
+    #[must_use]
+    pub fn tag(&self) -> &RevisionTag {
+        &self.snapshot.tag
+    }
+}
+
+/// Why a prepared snapshot is not served. The old one still is.
+#[derive(Debug, thiserror::Error)]
+pub enum ActivateError {
+    /// An address was lost between preparing and activating.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The proxy is shutting down.
+    #[error("the proxy is stopping")]
+    Stopping,
+}
+
+/// What a proxy measured, cumulative since the process started.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// What is served; `None` before the first activation.
+    pub active: Option<RevisionTag>,
+    /// Takes requests: something is active, and no shutdown has begun.
+    pub ready: bool,
+    /// Every listener of the snapshot in force is bound and accepts.
+    pub listeners_ok: bool,
+    /// By revision, the last 8 at most, in the order in which they were last activated.
+    pub revisions: Vec<RevisionObservation>,
+}
+
+/// What was measured of the requests whose heads came in under one revision.
+#[derive(Clone, Debug)]
+pub struct RevisionObservation {
+    /// Which.
+    pub revision: RevisionTag,
+    /// All requests, also those that no route took.
+    pub requests: u64,
+    /// Answers with 5xx, whoever made them, and answers that broke off through the upstream's fault.
+    pub failed: u64,
+    /// Answers with 4xx.
+    pub client_errors: u64,
+    /// Connections to endpoints that could not be made.
+    pub connect_failures: u64,
+    /// Requests by duration; see [`sealane_model::latency`].
+    pub latency: Vec<u64>,
+}
+
+impl Proxy {
+    /// Starts threads and the admin listener. Nothing is served yet: `/healthz` is fine, `/ready` says 503.
+    ///
+    /// # Errors
+    /// Threads or the admin listener cannot be had.
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let started = serve::start(settings).await?;
+        let (orders, ended) = started.workers.into_iter().map(|WorkerHandle { orders, ended }| (orders, ended)).unzip();
+        Ok(Self {
+            inner: Arc::new(Inner {
+                shared: started.shared,
+                orders,
+                ended: Mutex::new(ended),
+                sockets: Sockets::default(),
+                listening: Mutex::default(),
+                activating: tokio::sync::Mutex::default(),
+                health: Health::default(),
+                admin: started.admin,
+                background: started.background,
+            }),
+        })
+    }
+
+    /// Compiles a config, off the workers, and binds what it listens on that is not bound yet. Nothing of what is served
+    /// changes.
+    ///
+    /// # Errors
+    /// Every problem that this machine has with the config.
+    pub async fn prepare(&self, tag: RevisionTag, config: Arc<Config>) -> Result<Prepared, Vec<Problem>> {
+        let inner = Arc::clone(&self.inner);
+        let prepared = self.inner.background.handle().spawn(async move { inner.prepare(tag, config).await });
+        prepared.await.unwrap_or_else(|_| {
+            Err(vec![error("stopping", Position::default(), "", "the proxy stopped while the config was prepared")])
+        })
+    }
+
+    /// Serves a prepared snapshot. Returns once every worker serves it for new request heads.
+    ///
+    /// # Errors
+    /// The old snapshot goes on being served.
+    pub async fn activate(&self, prepared: Prepared) -> Result<(), ActivateError> {
+        let inner = Arc::clone(&self.inner);
+        // On a task of its own: a caller that goes away does not leave half an activation.
+        let activated = self.inner.background.handle().spawn(async move { inner.activate(prepared).await });
+        activated.await.unwrap_or(Err(ActivateError::Stopping))
+    }
+
+    /// What is served.
+    #[must_use]
+    pub fn active(&self) -> Option<RevisionTag> {
+        self.inner.shared.current.snapshot().map(|snapshot| snapshot.tag.clone())
+    }
+
+    /// The config that is served.
+    #[must_use]
+    pub fn config(&self) -> Option<Arc<Config>> {
+        self.inner.shared.current.snapshot().map(|snapshot| Arc::clone(&snapshot.config))
+    }
+
+    /// What was measured so far.
+    #[must_use]
+    pub fn observe(&self) -> Observation {
+        let shared = &self.inner.shared;
+        let revisions = shared.registry.revisions();
+        let observations = revisions.iter().map(|(tag, threads)| observe_revision(tag, threads)).collect();
+        drop(revisions);
+        Observation {
+            active: self.active(),
+            ready: shared.is_ready(),
+            listeners_ok: lock(&self.inner.listening).iter().all(|(_, socket)| socket.is_listening()),
+            revisions: observations,
+        }
+    }
+
+    /// Names and addresses of the listeners in force.
+    #[must_use]
+    pub fn bound(&self) -> Vec<(String, SocketAddr)> {
+        lock(&self.inner.listening).iter().map(|(name, socket)| (name.clone(), socket.local)).collect()
+    }
+
+    /// Where the admin listener is bound.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.inner.admin
+    }
+
+    /// Prometheus text of all metrics.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        exposition::text(&self.inner.shared)
+    }
+
+    /// Opens the access log's file anew, after a rotation.
+    pub fn reopen_log(&self) {
+        self.inner.shared.log.reopen();
+    }
+
+    /// Shuts down in stages: not ready, a while for load balancers to notice, no new connections, requests in flight
+    /// finish, what is left is closed. Times are those of the settings, else of the config in force.
+    pub async fn drain(&self, notice: Notice) {
+        let inner = Arc::clone(&self.inner);
+        let drained = self.inner.background.handle().spawn(async move { drain::run(&inner, notice).await });
+        // An error means that the runtime has ended, and with it everything that could be drained.
+        let _ = drained.await;
+    }
+
+    /// Stops at once, whatever is in flight.
+    pub async fn stop(&self) {
+        let inner = Arc::clone(&self.inner);
+        let stopped = self.inner.background.handle().spawn(async move { inner.stop(STOP_TIMEOUT).await });
+        // As above.
+        let _ = stopped.await;
+    }
+}
+
+/// How long stopping waits for the workers' threads.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long preparing waits for names that were never resolved; they go on resolving in the background.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl Inner {
+    async fn prepare(self: Arc<Self>, tag: RevisionTag, config: Arc<Config>) -> Result<Prepared, Vec<Problem>> {
+        let shared = Arc::clone(&self.shared);
+        let compiled =
+            tokio::task::spawn_blocking(move || compile::compile(tag, config, &shared.settings, &shared.live));
+        let mut snapshot = compiled.await.unwrap_or_else(|cause| {
+            Err(vec![error("internal", Position::default(), "", format!("compiling failed: {cause}"))])
+        })?;
+        let _ = time::timeout(RESOLVE_TIMEOUT, self.shared.live.names.resolve_new()).await;
+        let threads = self.orders.len();
+        let bound = snapshot
+            .listeners
+            .iter()
+            .map(|listener| self.sockets.bind(listener, threads).map_err(|cause| cannot_listen(listener, &cause)));
+        let (sockets, problems): (Vec<_>, Vec<_>) = bound.partition(Result::is_ok);
+        if !problems.is_empty() {
+            return Err(problems.into_iter().filter_map(Result::err).collect());
+        }
+        let sockets: Vec<Arc<Socket>> = sockets.into_iter().flatten().collect();
+        assign(&mut snapshot, &sockets);
+        Ok(Prepared { snapshot, sockets })
+    }
+
+    async fn activate(self: Arc<Self>, prepared: Prepared) -> Result<(), ActivateError> {
+        let _one_at_a_time = self.activating.lock().await;
+        if self.shared.stage() == Stage::Draining {
+            return Err(ActivateError::Stopping);
+        }
+        let Prepared { mut snapshot, mut sockets } = prepared;
+        for (listener, socket) in snapshot.listeners.iter().zip(&mut sockets) {
+            // A snapshot between this one's preparing and now did not want it.
+            if socket.is_closed() {
+                *socket = self
+                    .sockets
+                    .bind(listener, self.orders.len())
+                    .map_err(|source| ActivateError::Listen { address: listener.address.to_string(), source })?;
+            }
+        }
+        assign(&mut snapshot, &sockets);
+        let names: Vec<String> = snapshot.listeners.iter().map(|listener| listener.name.clone()).collect();
+        let snapshot = Arc::new(snapshot);
+        self.shared.current.swap(Arc::clone(&snapshot));
+        self.shared.registry.swaps.fetch_add(1, Ordering::Relaxed);
+        self.ask_all(Order::Adopt).await;
+        self.listen(&sockets).await;
+        let before = {
+            let mut listening = lock(&self.listening);
+            let after = names.into_iter().zip(sockets.iter().map(Arc::clone)).collect();
+            std::mem::replace(&mut *listening, after)
+        };
+        for (_, socket) in before.iter().filter(|(_, old)| !sockets.iter().any(|new| new.id == old.id)) {
+            socket.close();
+            self.ask_all(|done| Order::Unlisten { socket: socket.id, done }).await;
+        }
+        self.health.reconcile(&snapshot, self.background.handle());
+        self.shared.live.tidy();
+        info!(revision = &*snapshot.tag.label, routes = snapshot.routes.len(), "snapshot activated");
+        Ok(())
+    }
+
+    /// Hands sockets that nobody accepts on yet to the workers.
+    async fn listen(&self, sockets: &[Arc<Socket>]) {
+        for socket in sockets {
+            let Some(listeners) = socket.hand_over() else { continue };
+            for (orders, listener) in self.orders.iter().zip(listeners) {
+                // A worker that has ended needs no socket.
+                let _ = orders.send(Order::Listen { socket: socket.id, listener }).await;
+            }
+        }
+    }
+
+    /// Gives every worker an order and waits until all have carried it out.
+    pub(crate) async fn ask_all(&self, order: impl Fn(oneshot::Sender<()>) -> Order) {
+        let mut answers = Vec::with_capacity(self.orders.len());
+        for orders in &self.orders {
+            let (done, answer) = oneshot::channel();
+            if orders.send(order(done)).await.is_ok() {
+                answers.push(answer);
+            }
+        }
+        for answer in answers {
+            // A worker that ends carries out nothing more.
+            let _ = answer.await;
+        }
+    }
+
+    /// Ends the workers, whatever they are doing.
+    pub(crate) async fn stop(&self, timeout: Duration) {
+        self.shared.enter(Stage::Draining);
+        for orders in &self.orders {
+            // One that has ended already needs no order.
+            let _ = orders.send(Order::Stop).await;
+        }
+        let ended = std::mem::take(&mut *lock(&self.ended));
+        let all = async {
+            for ended in ended {
+                // A thread that is gone has ended.
+                let _ = ended.await;
+            }
+        };
+        if time::timeout(timeout, all).await.is_err() {
+            tracing::error!("workers did not end in time");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for orders in &self.orders {
+            // A full queue ends with its sender.
+            let _ = orders.try_send(Order::Stop);
+        }
+    }
+}
+
+/// Tells the snapshot which sockets its listeners have.
+fn assign(snapshot: &mut Snapshot, sockets: &[Arc<Socket>]) {
+    for (listener, socket) in snapshot.listeners.iter_mut().zip(sockets) {
+        listener.socket = socket.id;
+        if listener.tls && listener.address.port == 0 && snapshot.https_port == Some(0) {
+            snapshot.https_port = Some(socket.local.port());
+        }
+    }
+}
+
+fn cannot_listen(listener: &CompiledListener, cause: &std::io::Error) -> Problem {
+    let set_by = listener.flag.map_or_else(|| format!("listener `{}`", listener.name), |flag| format!("`{flag}`"));
+    let message = format!("cannot listen on {} (set by {set_by}): {cause}", listener.address);
+    error("cannot_listen", listener.at, format!("listeners[{}].address", listener.name), message)
+}
+
+fn observe_revision(tag: &RevisionTag, threads: &PerThread<RevisionCells>) -> RevisionObservation {
+    let sum = |count: fn(&RevisionCells) -> &Count| total(threads, count);
+    RevisionObservation {
+        revision: tag.clone(),
+        requests: sum(|cells| &cells.requests),
+        failed: sum(|cells| &cells.failed),
+        client_errors: sum(|cells| &cells.client_errors),
+        connect_failures: sum(|cells| &cells.connect_failures),
+        latency: (0..latency::BUCKETS).map(|bucket| total(threads, |cells| &cells.latency[bucket])).collect(),
+    }
+}

@@ -1,0 +1,283 @@
+//! What is known of a request once it is over: its counts and its line in the access log.
+//!
+//! The facts of the request head are put into words while the head is at hand; the rest is added at the end.
+
+use std::rc::Rc;
+
+use sealane_model::config::LogFormat;
+use sealane_model::latency;
+
+use crate::access_log::json_string;
+use crate::clock::{Civil, Moment, digits};
+use crate::connection::Peer;
+use crate::error::{Category, Fault};
+use crate::forwarded::{Client, is_request_id};
+use crate::http1::field::{Fields, Known};
+use crate::http1::framing::Version;
+use crate::http1::request_head::RequestHead;
+use crate::http1::write::decimal;
+use crate::metrics::{DURATION_EDGES_US, SIZE_EDGES};
+use crate::view::View;
+use crate::worker::Worker;
+
+/// A request and what became of it.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) view: Rc<View>,
+    pub(crate) started: Moment,
+    pub(crate) route: Option<usize>,
+    /// Pool and endpoint of the last attempt.
+    pub(crate) endpoint: Option<(usize, usize)>,
+    pub(crate) status: u16,
+    /// Why the proxy answered, or gave up, itself.
+    pub(crate) reason: Option<Category>,
+    pub(crate) attempts: u8,
+    /// Content bytes.
+    pub(crate) request_bytes: u64,
+    /// Content bytes.
+    pub(crate) response_bytes: u64,
+    /// From the last attempt's connection to its response head.
+    pub(crate) upstream_us: Option<u64>,
+    /// The request id, then two pieces of the line.
+    facts: Vec<u8>,
+    id_end: usize,
+    piece_end: usize,
+}
+
+impl Record {
+    /// Starts a record, and gives the request its id: the one that a trusted peer sent, or a new one.
+    pub(crate) fn begin(
+        worker: &Worker,
+        view: Rc<View>,
+        peer: &Peer,
+        client: Client,
+        request: Option<(&RequestHead<'_>, &[u8], &Fields)>,
+    ) -> Self {
+        let mut facts = worker.take_buffer();
+        let sent_id = request.filter(|_| client.trusted_peer).and_then(|(_, bytes, fields)| {
+            let id = fields.first(Known::XRequestId)?.value.of_bytes(bytes);
+            is_request_id(id).then_some(id)
+        });
+        match sent_id {
+            Some(id) => facts.extend_from_slice(id),
+            None => write_random_id(&mut facts, worker),
+        }
+        let mut record = Self {
+            view,
+            started: Moment::now(),
+            route: None,
+            endpoint: None,
+            status: 0,
+            reason: None,
+            attempts: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            upstream_us: None,
+            id_end: facts.len(),
+            piece_end: facts.len(),
+            facts,
+        };
+        let plan = &record.view.snapshot.log;
+        if plan.is_on() {
+            match plan.format {
+                LogFormat::Json => record.write_json_facts(peer, client, request),
+                LogFormat::Text => record.write_text_facts(peer, client, request),
+            }
+        }
+        record
+    }
+
+    pub(crate) fn request_id(&self) -> &[u8] {
+        &self.facts[..self.id_end]
+    }
+
+    /// The request is over: counts it and writes its line.
+    pub(crate) fn finish(&mut self, worker: &Worker, now: Moment) {
+        let duration_us = now.micros_since(self.started);
+        let lane = self.view.lane(self.route, worker);
+        lane.status(self.status).add(1);
+        lane.duration_us.record(&DURATION_EDGES_US, duration_us);
+        lane.request_bytes.record(&SIZE_EDGES, self.request_bytes);
+        lane.response_bytes.record(&SIZE_EDGES, self.response_bytes);
+        let revision = &self.view.revision;
+        revision.requests.add(1);
+        revision.latency[latency::bucket(duration_us)].add(1);
+        let proxy_failed = self.reason.is_some_and(|reason| reason.fault() != Fault::Downstream);
+        if self.status >= 500 || proxy_failed {
+            revision.failed.add(1);
+        } else if self.status >= 400 {
+            revision.client_errors.add(1);
+        }
+        if let Some(reason) = self.reason {
+            worker.cells.refused[reason as usize].add(1);
+        }
+        let plan = &self.view.snapshot.log;
+        if plan.is_on() {
+            worker.log_line(plan, |out| match plan.format {
+                LogFormat::Json => self.write_json(out, worker, duration_us),
+                LogFormat::Text => self.write_text(out, worker),
+            });
+        }
+        worker.give_buffer(std::mem::take(&mut self.facts));
+    }
+
+    fn write_json_facts(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
+        let redact_query = self.view.snapshot.log.redact_query;
+        let facts = &mut self.facts;
+        facts.extend_from_slice(b",\"method\":");
+        json_string(facts, request.map_or("", |(head, ..)| head.method));
+        facts.extend_from_slice(b",\"path\":");
+        json_string(facts, request.map_or("", |(head, ..)| head.path));
+        if let Some(query) = request.and_then(|(head, ..)| head.query) {
+            facts.pop();
+            if redact_query {
+                facts.extend_from_slice(b"?<redacted>\"");
+            } else {
+                let end = facts.len();
+                json_string(facts, query);
+                facts[end] = b'?';
+            }
+        }
+        facts.extend_from_slice(b",\"host\":");
+        json_string(facts, request.map_or("", |(head, ..)| head.host()));
+        self.piece_end = facts.len();
+        facts.extend_from_slice(b",\"client\":\"");
+        write_client(facts, peer, client);
+        facts.extend_from_slice(b"\",\"trace_id\":\"");
+        if let Some((_, bytes, fields)) = request
+            && let Some(trace_id) =
+                fields.first(Known::Traceparent).and_then(|field| trace_id(field.value.of_bytes(bytes)))
+        {
+            facts.extend_from_slice(trace_id);
+        }
+        facts.push(b'"');
+    }
+
+    fn write_json(&self, out: &mut Vec<u8>, worker: &Worker, duration_us: u64) {
+        let snapshot = &self.view.snapshot;
+        let unix_nanos = worker.unix_nanos(self.started);
+        out.extend_from_slice(b"{\"timestamp\":\"");
+        Civil::of_unix(unix_nanos / 1_000_000_000).write_rfc3339(out);
+        out.push(b'.');
+        digits(out, unix_nanos / 1_000_000 % 1000, 3);
+        out.extend_from_slice(b"Z\",\"request_id\":\"");
+        out.extend_from_slice(self.request_id());
+        out.push(b'"');
+        out.extend_from_slice(&self.facts[self.id_end..self.piece_end]);
+        out.extend_from_slice(b",\"route\":");
+        json_string(out, snapshot.route_id(self.route));
+        let (pool, endpoint) = self.endpoint.map_or(("", ""), |(pool, endpoint)| {
+            (&*snapshot.pools[pool].id, &*snapshot.endpoint(pool, endpoint).address)
+        });
+        out.extend_from_slice(b",\"pool\":");
+        json_string(out, pool);
+        out.extend_from_slice(b",\"endpoint\":");
+        json_string(out, endpoint);
+        out.extend_from_slice(b",\"status\":");
+        decimal(out, u64::from(self.status));
+        out.extend_from_slice(b",\"duration_ms\":");
+        milliseconds(out, duration_us);
+        out.extend_from_slice(b",\"upstream_duration_ms\":");
+        match self.upstream_us {
+            Some(us) => milliseconds(out, us),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"retries\":");
+        decimal(out, u64::from(self.attempts.saturating_sub(1)));
+        out.extend_from_slice(
+            b",\"cache\":\"bypass\",\"breaker_state\":\"closed\",\"canary_variant\":\"stable\",\"revision\":",
+        );
+        json_string(out, &snapshot.tag.label);
+        out.extend_from_slice(b",\"node\":");
+        json_string(out, &worker.shared.settings.node);
+        out.extend_from_slice(b",\"reason\":\"");
+        out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
+        out.extend_from_slice(b"\",\"attempts\":");
+        decimal(out, u64::from(self.attempts));
+        out.extend_from_slice(&self.facts[self.piece_end..]);
+        out.extend_from_slice(b",\"request_bytes\":");
+        decimal(out, self.request_bytes);
+        out.extend_from_slice(b",\"response_bytes\":");
+        decimal(out, self.response_bytes);
+        out.push(b'}');
+    }
+
+    /// The pieces of a line in combined log format: up to the date, and from the request line.
+    fn write_text_facts(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
+        let plan = &self.view.snapshot.log;
+        let facts = &mut self.facts;
+        write_client(facts, peer, client);
+        self.piece_end = facts.len();
+        let Some((head, bytes, fields)) = request else { return };
+        facts.extend_from_slice(head.method.as_bytes());
+        facts.push(b' ');
+        write_quoted(facts, head.path.as_bytes());
+        if let Some(query) = head.query {
+            facts.push(b'?');
+            write_quoted(facts, if plan.redact_query { b"<redacted>" } else { query.as_bytes() });
+        }
+        facts.extend_from_slice(if head.version == Version::Http10 { b" HTTP/1.0" } else { b" HTTP/1.1" });
+        for (known, redacted) in [(Known::Referer, plan.redact_referer), (Known::UserAgent, plan.redact_agent)] {
+            let value = fields.first(known).map_or(&b"-"[..], |field| field.value.of_bytes(bytes));
+            facts.push(b'\n');
+            write_quoted(facts, if redacted { b"-" } else { value });
+        }
+    }
+
+    fn write_text(&self, out: &mut Vec<u8>, worker: &Worker) {
+        let mut pieces = self.facts[self.piece_end..].split(|&byte| byte == b'\n');
+        let mut piece = || pieces.next().unwrap_or(b"-");
+        out.extend_from_slice(&self.facts[self.id_end..self.piece_end]);
+        out.extend_from_slice(b" - - [");
+        Civil::of_unix(worker.unix_nanos(self.started) / 1_000_000_000).write_log_date(out);
+        out.extend_from_slice(b"] \"");
+        out.extend_from_slice(piece());
+        out.extend_from_slice(b"\" ");
+        decimal(out, u64::from(self.status));
+        out.push(b' ');
+        decimal(out, self.response_bytes);
+        for _ in 0..2 {
+            out.extend_from_slice(b" \"");
+            out.extend_from_slice(piece());
+            out.push(b'"');
+        }
+    }
+}
+
+fn write_client(out: &mut Vec<u8>, peer: &Peer, client: Client) {
+    if client.ip == peer.ip {
+        out.extend_from_slice(peer.text.as_bytes());
+    } else {
+        use std::io::Write as _;
+        // Writing to a vector cannot fail.
+        let _ = write!(out, "{}", client.ip);
+    }
+}
+
+/// Without what would end the quotes or the line.
+fn write_quoted(out: &mut Vec<u8>, text: &[u8]) {
+    out.extend(text.iter().map(|&byte| if byte == b'"' || byte < 0x20 { b'_' } else { byte }));
+}
+
+/// 32 hexadecimal digits.
+fn write_random_id(out: &mut Vec<u8>, worker: &Worker) {
+    for number in [worker.random(), worker.random()] {
+        for shift in (0..64).step_by(4).rev() {
+            out.push(b"0123456789abcdef"[(number >> shift & 15) as usize]);
+        }
+    }
+}
+
+/// Milliseconds with three decimals.
+fn milliseconds(out: &mut Vec<u8>, micros: u64) {
+    decimal(out, micros / 1000);
+    out.push(b'.');
+    digits(out, micros % 1000, 3);
+}
+
+/// The trace id of a `traceparent` (W3C Trace Context): `00-<32 hex>-<16 hex>-<2 hex>`.
+fn trace_id(value: &[u8]) -> Option<&[u8]> {
+    let trace_id = value.strip_prefix(b"00-")?.get(..32)?;
+    let valid = value.len() == 55 && trace_id.iter().all(u8::is_ascii_hexdigit) && trace_id.iter().any(|&b| b != b'0');
+    valid.then_some(trace_id)
+}

@@ -1,0 +1,250 @@
+//! The life of a request from its head to its first attempt, one function per phase, in order:
+//! judge the head → see the snapshot → match a route → check what the route asks for → pick an endpoint → write the head
+//! for it and send. All of it happens in the poll that read the head.
+//!
+//! What follows (the answer, the bodies, further attempts) is [`crate::exchange`]; the end is [`crate::record`].
+
+use std::rc::Rc;
+use std::task::Context;
+
+use sealane_model::config::{Balancer, HashKey};
+use sealane_model::decide::{self, Decision, HeaderView as _};
+
+use crate::admin;
+use crate::answer::{self, Manner, Refusal};
+use crate::balance::{NoEndpoint, Pick, fnv, mix};
+use crate::clock::Moment;
+use crate::connection::{After, Peer};
+use crate::error::Category;
+use crate::exchange::{Exchange, Slot};
+use crate::exposition;
+use crate::forwarded::Client;
+use crate::http1::field::{FieldView, Fields};
+use crate::http1::framing::Framing;
+use crate::http1::request_head::{RequestFault, RequestHead};
+use crate::record::Record;
+use crate::snapshot::{CompiledListener, CompiledRoute};
+use crate::view::View;
+use crate::worker::Worker;
+
+/// What came of the bytes at hand.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// The head is not complete.
+    Partial,
+    /// The request is on its way.
+    Forwarded(Slot),
+    /// The proxy answers itself.
+    Answered(Box<Answer>),
+}
+
+/// An answer of the proxy's own.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) record: Record,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) after: After,
+}
+
+/// A parsed request and where it came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) head: &'a RequestHead<'a>,
+    pub(crate) peer: &'a Peer,
+    pub(crate) client: Client,
+}
+
+/// Begins the request at the start of `bytes`. Returns how many of them it took.
+pub(crate) fn begin(cx: &mut Context<'_>, worker: &Rc<Worker>, peer: &Peer, bytes: &[u8]) -> (Begun, usize) {
+    let Some(view) = worker.view() else { return (Begun::Partial, 0) };
+    let mut fields = worker.fields.borrow_mut();
+    let fields = &mut *fields;
+    let head = match RequestHead::parse(bytes, &view.snapshot.head_limits, fields) {
+        Ok(Some(head)) => head,
+        Ok(None) => return (Begun::Partial, 0),
+        Err(fault) => return (refuse_unread(worker, view, peer, fault), bytes.len()),
+    };
+    let client = Client::find(peer.ip, &view.snapshot.trusted, bytes, fields);
+    let mut record = Record::begin(worker, Rc::clone(&view), peer, client, Some((&head, bytes, fields)));
+    let request = Request { bytes, head: &head, peer, client };
+    let Some(listener) = view.listener(peer.socket) else {
+        // The address is not listened on any more; the client finds its way by a new connection.
+        return (answered(worker, record, &request, &Refusal::of(Category::Misdirected)), head.length);
+    };
+    if let Some(bytes) = answer_for_listener(worker, &view, listener, &request, fields, &mut record) {
+        return (
+            Begun::Answered(Box::new(Answer { record, bytes, after: Manner::of(&head, worker).after })),
+            head.length,
+        );
+    }
+    match route(&view, &request, fields).and_then(|route| {
+        record.route = Some(route);
+        check(&view.snapshot.routes[route], &view, &request)?;
+        pick(worker, &view, route, &request, fields).map(|picked| (route, picked))
+    }) {
+        Ok((route, picked)) => {
+            let mut slot = worker.take_slot();
+            let consumed = Exchange::begin(&mut slot, cx, worker, record, route, picked, &request, fields);
+            (Begun::Forwarded(slot), consumed)
+        }
+        Err(refusal) => (answered(worker, record, &request, &refusal), head.length),
+    }
+}
+
+/// Answers what the listener answers itself: the redirect to https, and metrics where the config serves them here.
+fn answer_for_listener(
+    worker: &Worker,
+    view: &View,
+    listener: &CompiledListener,
+    request: &Request<'_>,
+    fields: &Fields,
+    record: &mut Record,
+) -> Option<Vec<u8>> {
+    let head = request.head;
+    let manner = Manner::of(head, worker);
+    if listener.redirect_to_https && request.peer.tls.is_none() && !head.authority.is_empty() {
+        let host = if head.authority.starts_with('[') { format!("[{}]", head.host()) } else { head.host().to_owned() };
+        let port = view.snapshot.https_port.map_or_else(String::new, |port| format!(":{port}"));
+        let query = head.query.map_or_else(String::new, |query| format!("?{query}"));
+        let location = format!("https://{host}{port}{}{query}", head.path);
+        return Some(answer::redirect(worker, record, manner, &location));
+    }
+    let metrics = &view.snapshot.config.metrics;
+    if metrics.enabled && metrics.on_data_plane && head.path == metrics.path && matches!(head.method, "GET" | "HEAD") {
+        let mut may_scrape = admin::may_scrape(metrics.token_env.as_deref(), None);
+        let headers = FieldView { bytes: request.bytes, fields };
+        headers.any_value("authorization", &mut |value| {
+            may_scrape |= admin::may_scrape(metrics.token_env.as_deref(), Some(value));
+            may_scrape
+        });
+        if !may_scrape {
+            return Some(Refusal::of(Category::Unauthorized).compose(worker, record, manner));
+        }
+        let text = exposition::text(&worker.shared);
+        return Some(answer::ok(worker, record, manner, exposition::CONTENT_TYPE, text.as_bytes()));
+    }
+    None
+}
+
+/// Matches a route.
+fn route<'a>(view: &View, request: &Request<'a>, fields: &Fields) -> Result<usize, Refusal<'a>> {
+    match view
+        .snapshot
+        .table
+        .decide(&decide_head(request, &FieldView { bytes: request.bytes, fields }), &mut view.scratch.borrow_mut())
+    {
+        Decision::Route(route) => Ok(route),
+        Decision::NoRoute => Err(Refusal { path: Some(request.head.path), ..Refusal::of(Category::NoRoute) }),
+        Decision::BadPath => Err(Refusal::rule(Category::BadRequest, "invalid path")),
+    }
+}
+
+/// A request head as decisions look at it.
+pub(crate) fn decide_head<'a>(request: &Request<'a>, headers: &'a FieldView<'a>) -> decide::RequestHead<'a> {
+    let head = request.head;
+    decide::RequestHead { method: head.method, host: head.host(), path: head.path, query: head.query, headers }
+}
+
+/// Checks what the route asks of the connection and of the body's announced size.
+fn check<'a>(route: &CompiledRoute, view: &View, request: &Request<'a>) -> Result<(), Refusal<'a>> {
+    let tls = request.peer.tls.as_deref();
+    if route.require_tls && tls.is_none() {
+        return Err(Refusal::of(Category::TlsRequired));
+    }
+    if route.require_mtls {
+        let key = view.snapshot.tls.as_ref().map(|tls| tls.client_ca_key);
+        let Some(tls) = tls.filter(|tls| tls.certificate && Some(tls.client_ca_key) == key) else {
+            return Err(Refusal::of(Category::MtlsRequired));
+        };
+        // A certificate shown for one host is not carried over to another.
+        if !tls.server_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(request.head.host())) {
+            return Err(Refusal::of(Category::Misdirected));
+        }
+    }
+    match request.head.framing {
+        Framing::Length(length) if length > route.body_bytes_max => Err(Refusal::of(Category::RequestTooLarge)),
+        _ => Ok(()),
+    }
+}
+
+/// Where a request goes first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Picked {
+    pub(crate) pool: usize,
+    pub(crate) endpoint: usize,
+    /// What the pool's balancer looks at in the request.
+    pub(crate) hash: u64,
+}
+
+fn pick<'a>(
+    worker: &Worker,
+    view: &View,
+    route: usize,
+    request: &Request<'a>,
+    fields: &Fields,
+) -> Result<Picked, Refusal<'a>> {
+    let route = &view.snapshot.routes[route];
+    let pool = &view.snapshot.pools[route.pool];
+    let hash = match &pool.balancer {
+        Balancer::IpHash => match request.client.ip {
+            std::net::IpAddr::V4(ip) => fnv(&ip.octets()),
+            std::net::IpAddr::V6(ip) => fnv(&ip.octets()),
+        },
+        Balancer::ConsistentHash(key) => hash_of(key, &FieldView { bytes: request.bytes, fields }),
+        _ => 0,
+    };
+    let random =
+        if matches!(pool.balancer, Balancer::RoundRobin | Balancer::WeightedRoundRobin) { 0 } else { worker.random() };
+    let hash = if hash == 0 { mix(random) } else { hash };
+    let pick = Pick { rotation: &route.rotation, now: Moment::of_tick(worker.wheel.now()), random, hash, tried: &[] };
+    match pick.endpoint(pool) {
+        Ok(endpoint) => Ok(Picked { pool: route.pool, endpoint, hash }),
+        Err(NoEndpoint::NoneHealthy | NoEndpoint::AllTried) => Err(Refusal::of(Category::NoHealthyUpstream)),
+    }
+}
+
+/// The hash of a header's or cookie's value; 0 without one.
+fn hash_of(key: &HashKey, headers: &FieldView<'_>) -> u64 {
+    let mut hash = 0;
+    match key {
+        HashKey::Header(name) => headers.any_value(name, &mut |value| {
+            hash = fnv(value);
+            true
+        }),
+        HashKey::Cookie(name) => headers.any_value("cookie", &mut |value| {
+            let pairs = value.split(|&byte| byte == b';').map(<[u8]>::trim_ascii);
+            let found = pairs.filter_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")).next();
+            hash = found.map_or(0, fnv);
+            found.is_some()
+        }),
+    };
+    hash
+}
+
+fn answered(worker: &Worker, mut record: Record, request: &Request<'_>, refusal: &Refusal<'_>) -> Begun {
+    let mut manner = Manner::of(request.head, worker);
+    if refusal.category == Category::Misdirected {
+        manner.after = After::Linger;
+    }
+    let bytes = refusal.compose(worker, &mut record, manner);
+    Begun::Answered(Box::new(Answer { record, bytes, after: manner.after }))
+}
+
+/// Refuses a request whose head cannot be believed; the connection ends.
+fn refuse_unread(worker: &Worker, view: Rc<View>, peer: &Peer, fault: RequestFault) -> Begun {
+    let refusal = match fault {
+        RequestFault::Malformed(rule) => Refusal::rule(Category::BadRequest, rule),
+        RequestFault::TargetTooLong => Refusal::of(Category::UriTooLong),
+        RequestFault::HeadersTooLarge => Refusal::of(Category::HeadersTooLarge),
+    };
+    Begun::Answered(refuse_early(worker, view, peer, &refusal))
+}
+
+/// Refuses before there is a head.
+pub(crate) fn refuse_early(worker: &Worker, view: Rc<View>, peer: &Peer, refusal: &Refusal<'_>) -> Box<Answer> {
+    let client = Client { ip: peer.ip, trusted_peer: false };
+    let mut record = Record::begin(worker, view, peer, client, None);
+    let bytes = refusal.compose(worker, &mut record, Manner::LAST);
+    Box::new(Answer { record, bytes, after: After::Linger })
+}

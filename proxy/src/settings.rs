@@ -1,0 +1,96 @@
+//! A proxy process's own flags, as a value. Where they come from (command line, environment) is the caller's business.
+
+use std::net::SocketAddr;
+
+use sealane_model::config::{AccessSink, ListenAddress, Shutdown};
+
+/// What a process decides for itself, whatever config it serves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Worker threads; 0: one per core.
+    pub threads: usize,
+    /// This proxy's id, for logs and reports.
+    pub node: String,
+    /// The admin listener; `None`: none. A config's own `admin:` is for the caller to put here.
+    pub admin: Option<AdminSettings>,
+    /// Replaces the address of the config's first plain listener; makes one if the config has none.
+    pub http_listen: Option<ListenFlag>,
+    /// Replaces the address of the config's first TLS listener.
+    pub tls_listen: Option<ListenFlag>,
+    /// Replaces the config's `logging.access`.
+    pub access_log: Option<AccessSink>,
+    /// Replaces the config's `shutdown`.
+    pub shutdown: Option<Shutdown>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            threads: 0,
+            node: "local".to_owned(),
+            admin: None,
+            http_listen: None,
+            tls_listen: None,
+            access_log: None,
+            shutdown: None,
+        }
+    }
+}
+
+impl Settings {
+    /// Worker threads, at least one.
+    pub(crate) fn worker_threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        }
+    }
+}
+
+/// An address that a flag set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenFlag {
+    /// Where to listen.
+    pub address: ListenAddress,
+    /// The flag, for error messages, such as `--http-addr`.
+    pub flag: &'static str,
+}
+
+/// The admin listener.
+#[derive(Clone)]
+pub struct AdminSettings {
+    /// Where it binds.
+    pub address: SocketAddr,
+    /// The flag or key that set it, for error messages.
+    pub flag: &'static str,
+    /// Bearer token that every request but health must carry; `None`: none is asked for.
+    pub token: Option<String>,
+    /// Terminates TLS.
+    pub tls: Option<AdminTls>,
+    /// Serves beyond loopback without TLS and authentication. Warned about at each start.
+    pub insecure: bool,
+    /// Routes served besides the proxy's own, behind the same protection. They win over nothing: a clash panics at start.
+    pub extra: Option<axum::Router>,
+}
+
+impl std::fmt::Debug for AdminSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdminSettings")
+            .field("address", &self.address)
+            .field("token", &self.token.as_ref().map(|_| "<redacted>"))
+            .field("tls", &self.tls)
+            .field("insecure", &self.insecure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Files of the admin listener's TLS.
+#[derive(Clone, Debug)]
+pub struct AdminTls {
+    /// PEM file of the chain.
+    pub cert_file: String,
+    /// PEM file of the key.
+    pub key_file: String,
+    /// PEM file of client CAs; with one, a client certificate is needed.
+    pub client_ca_file: Option<String>,
+}

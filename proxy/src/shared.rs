@@ -1,0 +1,128 @@
+//! What all threads of a proxy share.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::access_log::LogWriter;
+use crate::current::Current;
+use crate::live::Live;
+use crate::metrics::{Registry, lock};
+use crate::settings::Settings;
+
+/// What all threads of a proxy share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) current: Current,
+    pub(crate) live: Live,
+    pub(crate) registry: Registry,
+    pub(crate) log: LogWriter,
+    pub(crate) admission: Admission,
+    stage: AtomicU8,
+}
+
+/// How far a shutdown has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// No shutdown.
+    Serving,
+    /// Not ready any more, so that load balancers go elsewhere; still accepting.
+    Leaving,
+    /// No new connections; requests in flight finish, then their connections close.
+    Draining,
+}
+
+impl Shared {
+    pub(crate) fn new(settings: Settings, log: LogWriter) -> Self {
+        let threads = settings.worker_threads();
+        Self {
+            settings,
+            current: Current::default(),
+            live: Live::new(threads),
+            registry: Registry::new(threads),
+            log,
+            admission: Admission::default(),
+            stage: AtomicU8::new(0),
+        }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Acquire) {
+            0 => Stage::Serving,
+            1 => Stage::Leaving,
+            _ => Stage::Draining,
+        }
+    }
+
+    /// Stages only go forward.
+    pub(crate) fn enter(&self, stage: Stage) {
+        self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    /// Whether this proxy should get requests.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stage() == Stage::Serving && self.current.version() > 0
+    }
+}
+
+/// Client connections, counted in all and by client address.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    open: AtomicUsize,
+    by_client: [Mutex<HashMap<IpAddr, u32>>; SHARDS],
+}
+
+const SHARDS: usize = 16;
+
+/// The place of one connection, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    shared: Arc<Shared>,
+    client: IpAddr,
+}
+
+impl Permit {
+    /// Lets a connection in, unless that would be one too many in all or for its client address.
+    pub(crate) fn take(shared: &Arc<Shared>, client: IpAddr, all_max: usize, client_max: usize) -> Option<Self> {
+        let admission = &shared.admission;
+        if admission.open.fetch_add(1, Ordering::Relaxed) >= all_max {
+            admission.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        let mut clients = lock(admission.shard(client));
+        let open = clients.entry(client).or_insert(0);
+        if *open as usize >= client_max {
+            drop(clients);
+            admission.open.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        *open += 1;
+        Some(Self { shared: Arc::clone(shared), client })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let admission = &self.shared.admission;
+        admission.open.fetch_sub(1, Ordering::Relaxed);
+        let mut clients = lock(admission.shard(self.client));
+        if let Some(open) = clients.get_mut(&self.client) {
+            *open -= 1;
+            if *open == 0 {
+                clients.remove(&self.client);
+            }
+        }
+    }
+}
+
+impl Admission {
+    fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, u32>> {
+        let byte = match client {
+            IpAddr::V4(ip) => ip.octets().iter().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(*byte)),
+            IpAddr::V6(ip) => ip.octets().iter().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(*byte)),
+        };
+        &self.by_client[usize::from(byte) % SHARDS]
+    }
+}

@@ -1,0 +1,180 @@
+//! A config compiled inside this process: immutable, shared by all threads, owning no mutable state.
+//!
+//! Everything that can be resolved once is resolved in [`compile`]: references, names, header lines, ticks, TLS. State
+//! that changes is only pointed at, in [`crate::live`].
+
+use std::sync::Arc;
+
+use sealane_model::config::{
+    Balancer, CidrBlock, Config, HostHeader, PassiveHealth, Retries, RouteIndex, Scheme, TargetPath,
+};
+use sealane_model::decide::RouteTable;
+
+use crate::access_log::LogPlan;
+use crate::http1::request_head::HeadLimits;
+use crate::live::{Budget, EndpointLive, PoolLive, Rotation};
+use crate::proxy::RevisionTag;
+use crate::snapshot::schedule::Schedule;
+use crate::snapshot::tls::ServerTls;
+use crate::upstream::resolve::Name;
+use crate::upstream::tls::UpstreamTls;
+
+pub(crate) mod compile;
+pub(crate) mod pools;
+pub(crate) mod problems;
+pub(crate) mod routes;
+pub(crate) mod schedule;
+pub(crate) mod tls;
+
+/// The whole.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) tag: RevisionTag,
+    pub(crate) config: Arc<Config>,
+    pub(crate) table: RouteTable,
+    /// Parallel to the config's.
+    pub(crate) routes: Vec<CompiledRoute>,
+    /// Parallel to the config's.
+    pub(crate) pools: Vec<CompiledPool>,
+    pub(crate) listeners: Vec<CompiledListener>,
+    pub(crate) tls: Option<ServerTls>,
+    /// The port of the first TLS listener, unless it is 443: where redirects go.
+    pub(crate) https_port: Option<u16>,
+    pub(crate) trusted: Vec<CidrBlock>,
+    pub(crate) head_limits: HeadLimits,
+    pub(crate) limits: TickLimits,
+    pub(crate) log: Arc<LogPlan>,
+    /// Endpoints of all pools.
+    pub(crate) endpoints: usize,
+}
+
+/// The config's limits in the units of the hot path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TickLimits {
+    pub(crate) read_header: u64,
+    pub(crate) idle: u64,
+    /// Bytes a second; 0: off.
+    pub(crate) body_rate_min: u64,
+    /// Bytes a second; 0: off.
+    pub(crate) read_rate_min: u64,
+    pub(crate) connections_max: usize,
+    pub(crate) connections_per_client_max: usize,
+}
+
+/// A route.
+#[derive(Debug)]
+pub(crate) struct CompiledRoute {
+    pub(crate) id: Arc<str>,
+    pub(crate) pool: usize,
+    pub(crate) rotation: Arc<Rotation>,
+    /// Ticks.
+    pub(crate) timeout: Option<u64>,
+    pub(crate) retries: Option<CompiledRetries>,
+    /// Request body in bytes.
+    pub(crate) body_bytes_max: u64,
+    pub(crate) require_tls: bool,
+    pub(crate) require_mtls: bool,
+    pub(crate) edits: Option<CompiledEdits>,
+    pub(crate) sandbox: Option<CompiledSandbox>,
+}
+
+/// A route's retries.
+#[derive(Debug)]
+pub(crate) struct CompiledRetries {
+    pub(crate) policy: Retries,
+    /// Ticks.
+    pub(crate) per_try: Option<u64>,
+    pub(crate) budget: Arc<Budget>,
+}
+
+/// Edits of a request's fields: these names out, these lines in.
+#[derive(Debug, Default)]
+pub(crate) struct CompiledEdits {
+    /// Lower case.
+    pub(crate) without: Vec<String>,
+    /// Whole lines.
+    pub(crate) lines: Vec<u8>,
+}
+
+/// Whole lines for routes that came from a sandbox.
+#[derive(Debug)]
+pub(crate) struct CompiledSandbox {
+    pub(crate) request_lines: Vec<u8>,
+    pub(crate) response_lines: Vec<u8>,
+}
+
+/// A pool.
+#[derive(Debug)]
+pub(crate) struct CompiledPool {
+    pub(crate) id: Arc<str>,
+    pub(crate) endpoints: Vec<CompiledEndpoint>,
+    /// Number of this pool's first endpoint among those of all pools.
+    pub(crate) first_endpoint: usize,
+    pub(crate) balancer: Balancer,
+    pub(crate) schedule: Schedule,
+    pub(crate) host_header: HostHeader,
+    /// What is sent depends on the endpoint, so that another one needs another head.
+    pub(crate) head_differs: bool,
+    pub(crate) connect_ticks: u64,
+    pub(crate) read_ticks: u64,
+    pub(crate) write_ticks: u64,
+    pub(crate) response_header_ticks: u64,
+    pub(crate) idle_max: usize,
+    pub(crate) idle_ticks: u64,
+    pub(crate) age_max_ticks: u64,
+    pub(crate) passive: Option<PassiveHealth>,
+    pub(crate) trickle_per_second: f64,
+    pub(crate) expose_errors: bool,
+    pub(crate) live: Arc<PoolLive>,
+}
+
+/// An endpoint.
+#[derive(Clone, Debug)]
+pub(crate) struct CompiledEndpoint {
+    /// `host:port`.
+    pub(crate) address: Arc<str>,
+    pub(crate) target: Target,
+    pub(crate) port: u16,
+    pub(crate) scheme: Scheme,
+    pub(crate) tls: Option<UpstreamTls>,
+    pub(crate) path: TargetPath,
+    pub(crate) weight: u32,
+    /// Differs when connections made for another snapshot must not be used.
+    pub(crate) connect_key: u64,
+    pub(crate) live: Arc<EndpointLive>,
+    /// What `Host` says of it: the port only if it is not the scheme's default.
+    pub(crate) host_value: String,
+}
+
+/// Where an endpoint's addresses come from.
+#[derive(Clone, Debug)]
+pub(crate) enum Target {
+    Ip(std::net::IpAddr),
+    Name(Arc<Name>),
+}
+
+/// A listener.
+#[derive(Clone, Debug)]
+pub(crate) struct CompiledListener {
+    /// The listening socket, known once it is bound (see [`crate::listener`]).
+    pub(crate) socket: u32,
+    pub(crate) name: String,
+    pub(crate) address: sealane_model::config::ListenAddress,
+    /// The flag that set the address, where one did.
+    pub(crate) flag: Option<&'static str>,
+    pub(crate) tls: bool,
+    pub(crate) redirect_to_https: bool,
+    pub(crate) proxy_protocol: bool,
+    pub(crate) at: sealane_model::config::Position,
+}
+
+impl Snapshot {
+    pub(crate) fn endpoint(&self, pool: usize, endpoint: usize) -> &CompiledEndpoint {
+        &self.pools[pool].endpoints[endpoint]
+    }
+
+    /// The id of a route, or of none.
+    pub(crate) fn route_id(&self, route: Option<RouteIndex>) -> &str {
+        route.map_or("", |route| &self.routes[route].id)
+    }
+}

@@ -1,0 +1,116 @@
+//! Config → [`Snapshot`], or every problem that this machine has with it.
+
+use std::sync::Arc;
+
+use sealane_model::config::{Config, ListenAddress, Listener, Position};
+use sealane_model::decide::RouteTable;
+use sealane_model::problem::Problem;
+
+use super::{CompiledListener, Snapshot, TickLimits, pools, routes, tls};
+use crate::access_log::LogPlan;
+use crate::http1::field::FIELDS_MAX;
+use crate::http1::request_head::HeadLimits;
+use crate::live::Live;
+use crate::proxy::RevisionTag;
+use crate::settings::{ListenFlag, Settings};
+use crate::timer::ticks;
+
+/// Compiles. Reads files and may take a while: never on a worker.
+///
+/// # Errors
+/// Every problem, each with the line of what it is about.
+pub(crate) fn compile(
+    tag: RevisionTag,
+    config: Arc<Config>,
+    settings: &Settings,
+    live: &Live,
+) -> Result<Snapshot, Vec<Problem>> {
+    let mut found = Vec::new();
+    let tls = tls::compile(&config, &live.tls).unwrap_or_else(|problems| {
+        found.extend(problems);
+        None
+    });
+    let mut endpoints = 0;
+    let mut compiled_pools = Vec::with_capacity(config.pools.len());
+    for pool in &config.pools {
+        match pools::compile(pool, endpoints, live) {
+            Ok(pool) => {
+                endpoints += pool.endpoints.len();
+                compiled_pools.push(pool);
+            }
+            Err(problems) => found.extend(problems),
+        }
+    }
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let limits = &config.limits;
+    let listeners = listeners(&config, settings);
+    let https_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port);
+    Ok(Snapshot {
+        tag,
+        table: RouteTable::compile(&config),
+        routes: config.routes.iter().map(|route| routes::compile(&config, route, live)).collect(),
+        pools: compiled_pools,
+        listeners,
+        https_port: https_port.filter(|&port| port != 443),
+        tls,
+        trusted: config.trusted_proxies.clone(),
+        head_limits: HeadLimits {
+            header_bytes_max: limits.header_bytes_max,
+            fields_max: limits.headers_max.min(FIELDS_MAX),
+            target_bytes_max: limits.url_bytes_max,
+        },
+        limits: TickLimits {
+            read_header: ticks(limits.read_header_timeout),
+            idle: ticks(limits.idle_timeout),
+            body_rate_min: limits.body_rate_min,
+            read_rate_min: limits.read_rate_min,
+            connections_max: limits.connections_max,
+            connections_per_client_max: limits.connections_per_client_max,
+        },
+        log: Arc::new(LogPlan::new(&config.logging, settings)),
+        endpoints,
+        config,
+    })
+}
+
+/// The config's listeners, with the addresses that flags set in place of those of the first plain and the first TLS one.
+fn listeners(config: &Config, settings: &Settings) -> Vec<CompiledListener> {
+    let mut listeners: Vec<_> = config.listeners.iter().map(compile_listener).collect();
+    for (flag, wants_tls) in [(&settings.http_listen, false), (&settings.tls_listen, true)] {
+        let Some(ListenFlag { address, flag }) = flag else { continue };
+        match listeners.iter_mut().find(|listener| listener.tls == wants_tls) {
+            Some(listener) => (listener.address, listener.flag) = (address.clone(), Some(*flag)),
+            None if wants_tls => {}
+            None => listeners.push(flag_listener(address.clone(), flag)),
+        }
+    }
+    listeners
+}
+
+fn compile_listener(listener: &Listener) -> CompiledListener {
+    CompiledListener {
+        socket: 0,
+        name: listener.name.clone(),
+        address: listener.address.clone(),
+        flag: None,
+        tls: listener.tls,
+        redirect_to_https: listener.redirect_to_https,
+        proxy_protocol: listener.proxy_protocol,
+        at: listener.at,
+    }
+}
+
+fn flag_listener(address: ListenAddress, flag: &'static str) -> CompiledListener {
+    CompiledListener {
+        socket: 0,
+        name: "http".to_owned(),
+        address,
+        flag: Some(flag),
+        tls: false,
+        redirect_to_https: false,
+        proxy_protocol: false,
+        at: Position::default(),
+    }
+}

@@ -1,0 +1,55 @@
+//! Routes, compiled.
+
+use std::sync::Arc;
+
+use sealane_model::config::{self, Config, HeaderEdits, Stage};
+
+use super::{CompiledEdits, CompiledRetries, CompiledRoute, CompiledSandbox};
+use crate::http1::write;
+use crate::live::Live;
+use crate::timer::ticks;
+
+pub(super) fn compile(config: &Config, route: &config::Route, live: &Live) -> CompiledRoute {
+    let body_bytes_max = [config.limits.body_bytes_max, route.policy.body_bytes_max];
+    CompiledRoute {
+        id: Arc::from(route.id.0.as_str()),
+        pool: route.pool,
+        rotation: live.rotation(&route.id.0, &config.pools[route.pool].id.0),
+        timeout: route.policy.timeout.map(ticks),
+        retries: route.policy.retries.as_ref().map(|policy| CompiledRetries {
+            policy: policy.clone(),
+            per_try: policy.per_try_timeout.map(ticks),
+            budget: live.budget(&route.id.0),
+        }),
+        body_bytes_max: body_bytes_max.into_iter().flatten().min().unwrap_or(u64::MAX),
+        require_tls: route.policy.require_tls,
+        require_mtls: route.require_mtls,
+        edits: route.middleware.and_then(|chain| edits(&config.middleware[chain].stages)),
+        sandbox: route.sandbox.as_ref().map(|(id, number)| sandbox(id, *number)),
+    }
+}
+
+/// The header edits of a chain's stages as one.
+fn edits(stages: &[Stage]) -> Option<CompiledEdits> {
+    let mut compiled = CompiledEdits::default();
+    for stage in stages {
+        let Stage::HeaderTransform(HeaderEdits { add, set, remove }) = stage else { continue };
+        compiled.without.extend(remove.iter().cloned());
+        compiled.without.extend(set.iter().map(|(name, _)| name.to_ascii_lowercase()));
+        for (name, value) in set.iter().chain(add) {
+            write::field(&mut compiled.lines, name.as_bytes(), value.as_bytes());
+        }
+    }
+    (!compiled.without.is_empty() || !compiled.lines.is_empty()).then_some(compiled)
+}
+
+fn sandbox(id: &str, number: u64) -> CompiledSandbox {
+    let number = number.to_string();
+    let lines = |sandbox_name: &[u8]| {
+        let mut lines = Vec::new();
+        write::field(&mut lines, sandbox_name, id.as_bytes());
+        write::field(&mut lines, b"X-ALB-Route-ID", number.as_bytes());
+        lines
+    };
+    CompiledSandbox { request_lines: lines(b"X-Sandbox-ID"), response_lines: lines(b"X-ALB-Sandbox") }
+}

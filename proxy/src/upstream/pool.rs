@@ -1,0 +1,115 @@
+//! Idle upstream connections of one thread, last in first out, bounded per endpoint.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+
+use crate::live::EndpointLive;
+use crate::metrics::EndpointCells;
+use crate::snapshot::{CompiledEndpoint, CompiledPool};
+use crate::stream::Stream;
+use crate::worker::Worker;
+
+/// A connection to an endpoint.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) stream: Stream,
+    /// It served a request before, so its end before an answer says nothing about the endpoint.
+    pub(crate) reused: bool,
+    connect_key: u64,
+    born: u64,
+}
+
+impl Upstream {
+    /// A connection just made.
+    pub(crate) const fn new(stream: Stream, endpoint: &CompiledEndpoint, now: u64) -> Self {
+        Self { stream, reused: false, connect_key: endpoint.connect_key, born: now }
+    }
+}
+
+/// The thread's connections to one endpoint.
+#[derive(Debug)]
+pub(crate) struct Connections {
+    /// Gone when no snapshot names the endpoint any more.
+    live: Weak<EndpointLive>,
+    pub(crate) cells: Arc<EndpointCells>,
+    idle: RefCell<Vec<Idle>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    upstream: Upstream,
+    /// Tick after which it is closed.
+    until: u64,
+}
+
+impl Connections {
+    /// The connection used last that is still open and was made under the settings that hold now.
+    pub(crate) fn take(&self, pool: &CompiledPool, endpoint: &CompiledEndpoint, now: u64) -> Option<Upstream> {
+        loop {
+            let mut idle = self.idle.borrow_mut().pop()?;
+            let upstream = &mut idle.upstream;
+            if idle.until > now
+                && upstream.connect_key == endpoint.connect_key
+                && now - upstream.born <= pool.age_max_ticks
+                && upstream.stream.is_idle()
+            {
+                upstream.reused = true;
+                return Some(idle.upstream);
+            }
+        }
+    }
+
+    /// Keeps a connection for the next request.
+    pub(crate) fn keep(&self, upstream: Upstream, pool: &CompiledPool, now: u64) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < pool.idle_max && now - upstream.born <= pool.age_max_ticks {
+            idle.push(Idle { upstream, until: now.saturating_add(pool.idle_ticks) });
+        }
+    }
+
+    /// Closes what went stale: the next connection to the endpoint is a new one.
+    pub(crate) fn close_idle(&self) {
+        self.idle.take();
+    }
+
+    fn sweep(&self, now: u64) {
+        self.idle.borrow_mut().retain_mut(|idle| idle.until > now && idle.upstream.stream.is_idle());
+    }
+}
+
+/// The thread's connections to all endpoints, whatever snapshot they were made under.
+#[derive(Debug, Default)]
+pub(crate) struct AllConnections(RefCell<HashMap<u64, Rc<Connections>>>);
+
+impl AllConnections {
+    /// Those to one endpoint.
+    pub(crate) fn of(
+        &self,
+        worker: &Worker,
+        pool: &CompiledPool,
+        endpoint: &CompiledEndpoint,
+        series_max: usize,
+    ) -> Rc<Connections> {
+        let mut all = self.0.borrow_mut();
+        let connections = all.entry(endpoint.live.serial).or_insert_with(|| {
+            let cells = worker.shared.registry.endpoint(worker.index, &pool.id, &endpoint.address, series_max);
+            Rc::new(Connections { live: Arc::downgrade(&endpoint.live), cells, idle: RefCell::default() })
+        });
+        Rc::clone(connections)
+    }
+
+    /// Closes connections that idled too long, that the endpoint closed, and those to endpoints that no snapshot names.
+    pub(crate) fn sweep(&self, now: u64) {
+        self.0.borrow_mut().retain(|_, connections| {
+            connections.sweep(now);
+            connections.live.strong_count() > 0
+        });
+    }
+
+    /// Closes all idle connections.
+    pub(crate) fn close_idle(&self) {
+        self.0.borrow().values().for_each(|connections| connections.close_idle());
+    }
+}

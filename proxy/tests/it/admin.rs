@@ -1,0 +1,181 @@
+//! The admin listener: what it serves, to whom, and that it is nowhere else.
+
+use sealane_proxy::proxy::{Proxy, StartError};
+use sealane_proxy::settings::{AdminSettings, Settings};
+
+use crate::support::{Client, Origin, Response, TestProxy, metric, settings, to};
+
+fn with_admin(edit: impl FnOnce(&mut AdminSettings)) -> Settings {
+    let mut admin = AdminSettings {
+        address: "127.0.0.1:0".parse().unwrap(),
+        flag: "--admin-addr",
+        token: None,
+        tls: None,
+        insecure: false,
+        extra: None,
+    };
+    edit(&mut admin);
+    Settings { admin: Some(admin), ..settings() }
+}
+
+async fn ask(proxy: &Proxy, path: &str, headers: &str) -> Response {
+    let mut client = Client::connect(proxy.admin().unwrap()).await;
+    let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
+    client.ask(format!("GET {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n")).await
+}
+
+#[tokio::test]
+async fn it_is_alive_before_it_is_ready() {
+    let proxy = Proxy::start(with_admin(|_| {})).await.unwrap();
+    assert_eq!(ask(&proxy, "/healthz", "").await.json()["status"], "ok");
+    for path in ["/ready", "/readyz"] {
+        let response = ask(&proxy, path, "").await;
+        assert_eq!((response.status, response.json()["status"].as_str()), (503, Some("not_ready")));
+    }
+    assert_eq!(ask(&proxy, "/api/v2/config/current", "").await.status, 404);
+    assert!(!proxy.observe().ready);
+    assert_eq!(metric(ask(&proxy, "/metrics", "").await.text(), "proxy_ready"), Some(0.0));
+}
+
+#[tokio::test]
+async fn it_shows_what_is_served() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::with(with_admin(|_| {}), &to(&[origin.address])).await;
+    proxy.get("/").await;
+    proxy.client().await.ask("GET / HTTP/1.1\r\nHost: a, b\r\n\r\n").await;
+    proxy.until_metric("proxy_requests_total{route=\"\",pool=\"\",status=\"400\"}", 1.0).await;
+    proxy.until_metric("proxy_requests_total{route=\"all\",pool=\"route/all\",status=\"200\"}", 1.0).await;
+    let current = ask(&proxy.proxy, "/api/v2/config/current", "").await.json();
+    assert_eq!((current["revision"].as_u64(), current["label"].as_str()), (Some(1), Some("r1")));
+    assert_eq!(current["routes"][0]["id"], "all");
+    assert_eq!(ask(&proxy.proxy, "/ready", "").await.status, 200);
+    let health = ask(&proxy.proxy, "/api/v2/pools/route%2Fall/health", "").await.json();
+    assert_eq!((health["healthy"].as_u64(), health["total"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(health["endpoints"][0]["address"], origin.address.to_string());
+    assert_eq!(ask(&proxy.proxy, "/api/v2/pools/none/health", "").await.status, 404);
+
+    let metrics = ask(&proxy.proxy, "/metrics", "").await;
+    assert!(metrics.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
+    let endpoint = origin.address;
+    for (series, value) in [
+        ("proxy_requests_total{route=\"all\",pool=\"route/all\",status=\"200\"}".to_owned(), 1.0),
+        ("proxy_requests_total{route=\"\",pool=\"\",status=\"400\"}".to_owned(), 1.0),
+        ("proxy_request_duration_seconds_count{route=\"all\",pool=\"route/all\"}".to_owned(), 1.0),
+        ("proxy_request_duration_seconds_bucket{route=\"all\",pool=\"route/all\",le=\"+Inf\"}".to_owned(), 1.0),
+        ("proxy_request_size_bytes_count{route=\"all\",pool=\"route/all\"}".to_owned(), 1.0),
+        ("proxy_response_size_bytes_sum{route=\"all\",pool=\"route/all\"}".to_owned(), 0.0),
+        (format!("proxy_upstream_requests_total{{pool=\"route/all\",endpoint=\"{endpoint}\"}}"), 1.0),
+        (format!("proxy_upstream_duration_seconds_count{{pool=\"route/all\",endpoint=\"{endpoint}\"}}"), 1.0),
+        ("proxy_pool_healthy_endpoints{pool=\"route/all\"}".to_owned(), 1.0),
+        ("proxy_pool_total_endpoints{pool=\"route/all\"}".to_owned(), 1.0),
+        ("proxy_refused_total{category=\"bad_request\"}".to_owned(), 1.0),
+        ("proxy_refused_total{category=\"circuit_open\"}".to_owned(), 0.0),
+        ("proxy_config_revision".to_owned(), 1.0),
+        ("proxy_snapshot_swaps_total".to_owned(), 1.0),
+        ("proxy_access_log_lines_dropped_total".to_owned(), 0.0),
+    ] {
+        assert_eq!(metric(metrics.text(), &series), Some(value), "{series}\n{}", metrics.text());
+    }
+}
+
+#[tokio::test]
+async fn series_exist_with_zeros_before_the_first_request() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    assert_eq!(proxy.metric("proxy_requests_total{route=\"all\",pool=\"route/all\",status=\"200\"}"), Some(0.0));
+    let series = format!("proxy_upstream_requests_total{{pool=\"route/all\",endpoint=\"{}\"}}", origin.address);
+    assert_eq!(proxy.metric(&series), Some(0.0));
+}
+
+#[tokio::test]
+async fn a_browser_cannot_be_made_to_reach_it() {
+    let proxy = Proxy::start(with_admin(|_| {})).await.unwrap();
+    let port = proxy.admin().unwrap().port();
+    for (headers, status) in [
+        ("Host: evil.example\r\n".to_owned(), 403),
+        ("Host: 127.0.0.1.evil.example\r\n".to_owned(), 403),
+        ("Host: 127.0.0.1\r\n".to_owned(), 200),
+        ("Host: [::1]:9090\r\n".to_owned(), 200),
+        ("Host: localhost:9090\r\n".to_owned(), 200),
+        ("Origin: http://evil.example\r\n".to_owned(), 403),
+        ("Origin: null\r\n".to_owned(), 403),
+        ("Origin: http://localhost:3000\r\n".to_owned(), 403),
+        (format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}\r\n"), 200),
+        ("Sec-Fetch-Site: cross-site\r\n".to_owned(), 403),
+        ("Sec-Fetch-Site: same-site\r\n".to_owned(), 403),
+        ("Sec-Fetch-Site: same-origin\r\n".to_owned(), 200),
+        ("Sec-Fetch-Site: none\r\n".to_owned(), 200),
+    ] {
+        assert_eq!(ask(&proxy, "/healthz", &headers).await.status, status, "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_guards_everything_but_health() {
+    let extra = axum::Router::new().route("/extra", axum::routing::get(async || "extra"));
+    let edit = |admin: &mut AdminSettings| (admin.token, admin.extra) = (Some("secret".to_owned()), Some(extra));
+    let proxy = Proxy::start(with_admin(edit)).await.unwrap();
+    assert_eq!(ask(&proxy, "/healthz", "").await.status, 200);
+    assert_eq!(ask(&proxy, "/ready", "").await.status, 503);
+    for path in ["/metrics", "/extra"] {
+        for (headers, status) in [
+            ("", 401),
+            ("Authorization: Bearer wrong\r\n", 401),
+            ("Authorization: Basic secret\r\n", 401),
+            ("Authorization: Bearer secret\r\n", 200),
+        ] {
+            assert_eq!(ask(&proxy, path, headers).await.status, status, "{path} {headers}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn beyond_loopback_it_wants_protection_or_an_explicit_word() {
+    let exposed = with_admin(|admin| admin.address = "0.0.0.0:0".parse().unwrap());
+    let refused = Proxy::start(exposed.clone()).await.unwrap_err();
+    assert!(matches!(refused, StartError::AdminExposed { .. }));
+    assert!(refused.to_string().contains("--insecure-admin"), "{refused}");
+    let token_alone = with_admin(|admin| {
+        (admin.address, admin.token) = ("0.0.0.0:0".parse().unwrap(), Some("secret".to_owned()));
+    });
+    assert!(matches!(Proxy::start(token_alone).await, Err(StartError::AdminExposed { .. })));
+    let mut insecure = exposed;
+    insecure.admin.as_mut().unwrap().insecure = true;
+    Proxy::start(insecure).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_taken_address_is_named_with_its_flag() {
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap();
+    let error = Proxy::start(with_admin(|admin| admin.address = address)).await.unwrap_err().to_string();
+    assert!(error.contains(&address.to_string()) && error.contains("--admin-addr"), "{error}");
+}
+
+#[tokio::test]
+async fn admin_paths_are_no_admin_paths_on_the_data_plane() {
+    let origin = Origin::fixed("the origin's").await;
+    let proxy = TestProxy::with(with_admin(|_| {}), &to(&[origin.address])).await;
+    for path in ["/healthz", "/ready", "/metrics", "/api/v2/config/current", "/%6detrics", "//metrics"] {
+        assert_eq!(proxy.get(path).await.text(), "the origin's", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_on_the_data_plane_where_the_config_says_so_and_nothing_else_is() {
+    let origin = Origin::fixed("the origin's").await;
+    let yaml = format!("metrics: {{ on_data_plane: true, path: /stats }}\n{}", to(&[origin.address]));
+    let proxy = TestProxy::start(&yaml).await;
+    let mut client = proxy.client().await;
+    assert_eq!(metric(client.get("/stats").await.text(), "proxy_config_revision"), Some(1.0));
+    for path in ["/metrics", "/healthz", "/stats/"] {
+        assert_eq!(client.get(path).await.text(), "the origin's");
+    }
+    // A token that is asked for but nowhere set lets nobody in.
+    let edit = |config: &mut sealane_model::config::Config| config.metrics.token_env = Some("NO_SUCH_TOKEN".to_owned());
+    proxy.serve_edited(&yaml, edit).await.unwrap();
+    let request = "GET /stats HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer \r\n\r\n";
+    for request in [request, "GET /stats HTTP/1.1\r\nHost: test\r\n\r\n"] {
+        assert_eq!(client.ask(request).await.category(), "unauthorized");
+    }
+}

@@ -1,0 +1,22 @@
+//! The data plane from outside: a proxy in this process, raw-socket clients, toy origins.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+mod admin;
+mod bodies;
+mod codec;
+mod framing;
+mod heads;
+mod health;
+mod listeners;
+mod logging;
+mod refusals;
+mod retries;
+mod rotation;
+mod shutdown;
+mod slow;
+mod swaps;
+mod tls;
+mod upgrades;

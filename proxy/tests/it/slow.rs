@@ -1,0 +1,155 @@
+//! Deadlines: slow heads, slow bodies, slow endpoints, clients that leave.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::{Origin, OriginConnection, TestProxy, ok, patiently, to, until};
+
+/// Takes the request and never answers.
+async fn silent() -> Origin {
+    Origin::scripted(|mut connection: OriginConnection| async move { while connection.fill().await {} }).await
+}
+
+#[tokio::test]
+async fn a_slow_head_is_a_408_and_silence_is_just_closed() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::start(&format!("limits: {{ read_header_timeout: 200ms }}\n{}", to(&[origin.address]))).await;
+    let started = Instant::now();
+    let mut silent = proxy.client().await;
+    let mut slow = proxy.client().await;
+    slow.send("GET / HTTP/1.1\r\nHost: te").await;
+    let response = slow.response().await;
+    assert_eq!((response.status, response.category()), (408, "client_timeout".to_owned()));
+    assert!(slow.is_closed().await);
+    assert!(silent.is_closed().await);
+    assert!(started.elapsed() > Duration::from_millis(200));
+}
+
+#[tokio::test]
+async fn dripping_bytes_do_not_extend_the_time_for_a_head() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::start(&format!("limits: {{ read_header_timeout: 300ms }}\n{}", to(&[origin.address]))).await;
+    let mut client = proxy.client().await;
+    client.send("GET / HTTP/1.1\r\nX: ").await;
+    let response = loop {
+        tokio::select! {
+            response = client.response() => break response,
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        client.send("x").await;
+    };
+    assert_eq!(response.status, 408);
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::start(&format!("limits: {{ idle_timeout: 100ms }}\n{}", to(&[origin.address]))).await;
+    let mut client = proxy.client().await;
+    assert_eq!(client.get("/").await.status, 200);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_slow_body_is_a_408() {
+    let origin = silent().await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let mut client = proxy.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1000\r\n\r\nabc").await;
+    let response = client.response().await;
+    assert_eq!((response.status, response.category()), (408, "client_timeout".to_owned()));
+    assert_eq!(response.header("connection"), Some("close"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_answer_is_a_504() {
+    let origin = silent().await;
+    let yaml = |policy: &str, connections: &str| {
+        format!(
+            "routes: [{{ id: a, pool: p, policy: {{ {policy} }} }}]\npools: [{{ id: p, endpoints: ['{}'], connections: {{ {connections} }} }}]",
+            origin.address
+        )
+    };
+    let proxy = TestProxy::start(&yaml("", "read_timeout: 100ms")).await;
+    let mut client = proxy.client().await;
+    assert_eq!(client.get("/").await.category(), "upstream_timeout");
+    proxy.serve(&yaml("timeout: 100ms", "")).await;
+    let response = client.get("/").await;
+    assert_eq!((response.status, response.category()), (504, "request_timeout".to_owned()));
+    assert_eq!(response.header("connection"), None, "the client is not to blame");
+}
+
+#[tokio::test]
+async fn an_answer_that_stops_half_way_is_cut() {
+    let origin = Origin::scripted(|mut connection: OriginConnection| async move {
+        connection.request().await;
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
+        connection.fill().await;
+    })
+    .await;
+    let yaml = format!(
+        "routes: [{{ pool: p }}]\npools: [{{ id: p, endpoints: ['{}'], connections: {{ read_timeout: 100ms }} }}]",
+        origin.address
+    );
+    let proxy = TestProxy::start(&yaml).await;
+    let response = proxy.get("/").await;
+    assert_eq!((response.text(), response.truncated), ("abc", true));
+    proxy.until_metric("proxy_refused_total{category=\"upstream_timeout\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_goes_on_is_not_cut_by_the_timeout_of_its_head() {
+    let origin = Origin::scripted(|mut connection: OriginConnection| async move {
+        connection.request().await;
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
+        for number in 0..10 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            connection.send(format!("data: {number}\n\n").as_bytes()).await;
+        }
+    })
+    .await;
+    let yaml = format!("routes: [{{ to: 'http://{}', policy: {{ timeout: 300ms }} }}]", origin.address);
+    let proxy = TestProxy::start(&yaml).await;
+    let response = proxy.get("/").await;
+    assert!(response.text().ends_with("data: 9\n\n") && !response.truncated);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_noticed_and_the_endpoint_told() {
+    let (told, mut hear) = tokio::sync::mpsc::channel(1);
+    let origin = Origin::scripted(move |mut connection: OriginConnection| {
+        let told = told.clone();
+        async move {
+            connection.request().await;
+            while connection.fill().await {}
+            told.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let mut client = proxy.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    until("the request", async || (origin.connections() == 1).then_some(())).await;
+    drop(client);
+    patiently("the endpoint", hear.recv()).await;
+    proxy.until_metric("proxy_refused_total{category=\"client_closed\"}", 1.0).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_slow_clients_does_not_slow_a_good_one() {
+    let origin = Origin::start(|_| ok("fine")).await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let mut slow = Vec::new();
+    for _ in 0..500 {
+        let mut client = proxy.client().await;
+        client.send("GET / HTTP/1.1\r\nX: ").await;
+        slow.push(client);
+    }
+    let started = Instant::now();
+    let mut client = proxy.client().await;
+    for _ in 0..100 {
+        assert_eq!(client.get("/").await.status, 200);
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
