@@ -161,8 +161,16 @@ pub fn command() -> clap::Command {
 /// clap's: wrong usage, or a request for help or the version.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let mut command = command();
-    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    let mut matches = command.try_get_matches_from_mut(arguments.into_iter().map(with_two_dashes))?;
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// `-confpath` has one dash in the program it comes from.
+fn with_two_dashes(argument: OsString) -> OsString {
+    match argument.to_str() {
+        Some(text) if text == "-confpath" || text.starts_with("-confpath=") => format!("-{text}").into(),
+        _ => argument,
+    }
 }
 
 fn complete(command: clap::Command, prefix: &str) -> clap::Command {
@@ -204,6 +212,14 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn the_flag_with_one_dash_is_understood() {
+        for words in [vec!["sealane", "run", "-confpath", "a.yaml"], vec!["sealane", "run", "-confpath=a.yaml"]] {
+            let parsed = parse(words.into_iter().map(OsString::from)).unwrap();
+            assert!(matches!(parsed.command, Command::Run(_)));
+        }
     }
 
     #[test]

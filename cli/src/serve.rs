@@ -231,8 +231,6 @@ pub async fn proxy(args: ProxyArgs) -> Result<(), Failure> {
         agent: args.agent.parse::<AgentAddress>().map_err(|error| Failure::usage(error.to_string()))?,
         trust: args.trust,
         data: args.data,
-        listen_override: args.http_addr.clone(),
-        tls_listen_override: args.tls_addr.clone(),
     };
     let mut signals = stop_signals()?;
     let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);

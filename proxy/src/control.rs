@@ -7,13 +7,11 @@
 //! One thing in, one thing out: [`link`] brings the newest command and carries observations away, [`apply`] carries it
 //! out, [`store`] remembers.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealane_model::config::{Config, ListenAddress};
 use sealane_model::envelope::Envelope;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::trust::TrustRoot;
@@ -28,6 +26,7 @@ use tonic::transport::{Channel, Endpoint};
 use self::apply::Applier;
 pub use self::disk::DiskError;
 use self::link::{Observer, Stream};
+use self::metrics::ControlMetrics;
 use self::refusal::Refusals;
 pub use self::state::StateError;
 use self::status::Measure;
@@ -41,6 +40,7 @@ mod blobs;
 mod command;
 mod disk;
 mod link;
+mod metrics;
 mod refusal;
 mod state;
 mod status;
@@ -58,10 +58,6 @@ pub struct ControlSettings {
     pub trust: PathBuf,
     /// State directory.
     pub data: PathBuf,
-    /// Replaces the address of the first plain listener of every revision.
-    pub listen_override: Option<ListenAddress>,
-    /// Replaces the address of the first TLS listener of every revision.
-    pub tls_listen_override: Option<ListenAddress>,
 }
 
 /// Where an agent is: on this machine.
@@ -137,24 +133,6 @@ pub enum StartError {
     Entropy,
 }
 
-/// The addresses that this process puts in place of a revision's.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Overrides {
-    plain: Option<ListenAddress>,
-    tls: Option<ListenAddress>,
-}
-
-impl Overrides {
-    fn apply(&self, config: &mut Config) {
-        for (tls, address) in [(false, &self.plain), (true, &self.tls)] {
-            let listener = config.listeners.iter_mut().find(|listener| listener.tls == tls);
-            if let (Some(listener), Some(address)) = (listener, address) {
-                listener.address = address.clone();
-            }
-        }
-    }
-}
-
 /// An attached proxy. Dropping it lets it run; [`Control::stop`] ends it.
 #[derive(Debug)]
 pub struct Control {
@@ -178,14 +156,14 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         return Err(StartError::Id(id.clone()));
     }
     let trust = read_trust(&settings.trust)?;
-    let default_id = default_id(settings.listen_override.as_ref().or(settings.tls_listen_override.as_ref()));
+    let flag = proxy.settings().http_listen.as_ref().or(proxy.settings().tls_listen.as_ref());
+    let default_id = default_id(flag.map(|flag| flag.address.port));
     let store = Store::open(&settings.data, &trust, settings.id.as_deref(), &default_id)?;
     let channel = channel(&settings.agent)?;
     let instance = instance()?;
-    let overrides = Overrides { plain: settings.listen_override, tls: settings.tls_listen_override };
     let refusals = Refusals::default();
 
-    let last_good = start_from_disk(&proxy, &store, &overrides).await;
+    let last_good = start_from_disk(&proxy, &store).await;
     let state = store.state();
     let id = state.id.clone();
     let first = v1::ProxyStatus {
@@ -214,7 +192,6 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         proxy,
         store: Arc::new(Mutex::new(store)),
         channel: channel.clone(),
-        overrides,
         refusals,
         status: status.clone(),
         drain: drain_in,
@@ -222,6 +199,9 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         refused: None,
         newest: None,
     };
+    let metrics =
+        ControlMetrics { status: seen.clone(), attached: attached.clone(), refusals: measure.refusals.clone() };
+    measure.proxy.add_metrics(move || metrics.text());
     let stream = Stream { channel: channel.clone(), hello, status: seen.clone(), desired, attached: attached_in };
     let observer = Observer {
         channel: channel.clone(),
@@ -289,44 +269,16 @@ impl Control {
             tracing::warn!("the last command did not end in time");
         }
     }
-
-    /// Prometheus text of what this part counts.
-    #[must_use]
-    pub fn metrics(&self) -> String {
-        let status = self.status();
-        let mut text = String::new();
-        let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-            for (labels, value) in samples {
-                let _ = writeln!(text, "{name}{labels} {value}");
-            }
-        };
-        let one = |value: u64| vec![(String::new(), value)];
-        let attached = u64::from(self.is_attached());
-        family("sealane_proxy_attached", "gauge", "Whether the agent's stream is open.", one(attached));
-        family("sealane_proxy_generation", "gauge", "Newest command carried out.", one(status.generation));
-        let revisions = vec![
-            ("{role=\"active\"}".to_owned(), status.active_revision),
-            ("{role=\"prepared\"}".to_owned(), status.prepared_revision),
-            ("{role=\"last_good\"}".to_owned(), status.last_good_revision),
-        ];
-        family("sealane_proxy_revision", "gauge", "Revision held; 0: none.", revisions);
-        let refused =
-            self.measure.refusals.counts().into_iter().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count));
-        let help = "Commands and content refused, by code.";
-        family("sealane_proxy_refused_bundles_total", "counter", help, refused.collect());
-        text
-    }
 }
 
 /// Serves the newest revision of the last-good ring that this machine can serve. A broken one is an error in the log,
 /// not in the start.
-async fn start_from_disk(proxy: &Proxy, store: &Store, overrides: &Overrides) -> Option<VerifiedRelease> {
+async fn start_from_disk(proxy: &Proxy, store: &Store) -> Option<VerifiedRelease> {
     let state = store.state();
     for digest in &state.ring {
         let Some(kept) = state.kept.get(digest) else { continue };
         let revision = kept.release.release().revision;
-        match serve_kept(proxy, store, &kept.release, overrides).await {
+        match serve_kept(proxy, store, &kept.release).await {
             Ok(()) => {
                 tracing::info!(%revision, "serving the last good revision from disk");
                 return Some(kept.release.clone());
@@ -337,17 +289,12 @@ async fn start_from_disk(proxy: &Proxy, store: &Store, overrides: &Overrides) ->
     None
 }
 
-async fn serve_kept(
-    proxy: &Proxy,
-    store: &Store,
-    release: &VerifiedRelease,
-    overrides: &Overrides,
-) -> Result<(), String> {
+async fn serve_kept(proxy: &Proxy, store: &Store, release: &VerifiedRelease) -> Result<(), String> {
     let words = |problems: Vec<sealane_model::problem::Problem>| {
         problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
     };
     let bundle = store.open_kept(release).map_err(|error| disk::chain(&error))?;
-    let config = apply::read(&bundle, overrides).await.map_err(words)?;
+    let config = apply::read(&bundle).await.map_err(words)?;
     let prepared = proxy.prepare(apply::tag(release), config).await.map_err(words)?;
     proxy.activate(prepared).await.map_err(|error| disk::chain(&error))
 }
@@ -375,10 +322,10 @@ fn read_trust(path: &Path) -> Result<TrustRoot, StartError> {
 }
 
 /// Host name and data port: several proxies of one machine are told apart by their port.
-fn default_id(address: Option<&ListenAddress>) -> String {
+fn default_id(port: Option<u16>) -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host = if is_name(&host) { host } else { "proxy".to_owned() };
-    let port = address.map_or(DEFAULT_PORT, |address| address.port);
+    let port = port.unwrap_or(DEFAULT_PORT);
     format!("{}-{port}", &host[..host.len().min(NAME_BYTES_MAX - 6)])
 }
 
@@ -407,8 +354,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
     use super::*;
 
     #[test]
@@ -427,8 +372,7 @@ mod tests {
 
     #[test]
     fn proxies_of_one_machine_are_told_apart_by_their_port() {
-        let address = ListenAddress { ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)), port: 8081 };
-        assert!(default_id(Some(&address)).ends_with("-8081"));
+        assert!(default_id(Some(8081)).ends_with("-8081"));
         assert!(is_name(&default_id(None)));
     }
 }

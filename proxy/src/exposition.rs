@@ -4,15 +4,15 @@
 //! counted.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt::Write as _;
-use std::sync::Arc;
+use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use crate::clock::Moment;
 use crate::error::Category;
 use crate::metrics::{
     CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells, OTHER, PerThread, SIZE_EDGES,
-    STATUSES, total,
+    STATUSES, lock, total,
 };
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
@@ -30,7 +30,27 @@ pub(crate) fn text(shared: &Shared) -> String {
         endpoints(&mut page, shared, snapshot);
         pools(&mut page, snapshot);
     }
+    lock(&shared.others.0).iter().for_each(|other| page.out.push_str(&other()));
     page.out
+}
+
+/// Gives the Prometheus text of families that are not the data plane's own.
+pub(crate) type Other = Box<dyn Fn() -> String + Send + Sync>;
+
+/// Whoever else counts something in this process.
+#[derive(Default)]
+pub(crate) struct Others(Mutex<Vec<Other>>);
+
+impl Others {
+    pub(crate) fn add(&self, other: Other) {
+        lock(&self.0).push(other);
+    }
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} others", lock(&self.0).len())
+    }
 }
 
 /// The text so far.
@@ -44,12 +64,12 @@ impl Page {
         self.line(format_args!("# TYPE {name} {kind}"));
     }
 
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+    fn line(&mut self, line: fmt::Arguments<'_>) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.out, "{line}");
     }
 
-    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    fn single(&mut self, name: &str, kind: &str, help: &str, value: impl fmt::Display) {
         self.family(name, kind, help);
         self.line(format_args!("{name} {value}"));
     }

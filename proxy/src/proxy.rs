@@ -175,6 +175,12 @@ impl Proxy {
         activated.await.unwrap_or(Err(ActivateError::Stopping))
     }
 
+    /// What this process decides for itself.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.inner.shared.settings
+    }
+
     /// What is served.
     #[must_use]
     pub fn active(&self) -> Option<RevisionTag> {
@@ -212,6 +218,11 @@ impl Proxy {
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
         self.inner.admin
+    }
+
+    /// Adds families of another part of this process to the metrics: `other` gives their Prometheus text at each scrape.
+    pub fn add_metrics(&self, other: impl Fn() -> String + Send + Sync + 'static) {
+        self.inner.shared.others.add(Box::new(other));
     }
 
     /// Prometheus text of all metrics.

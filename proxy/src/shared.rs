@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::access_log::LogWriter;
 use crate::current::Current;
+use crate::exposition::Others;
 use crate::live::Live;
 use crate::metrics::{Registry, lock};
 use crate::settings::Settings;
@@ -20,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) log: LogWriter,
     pub(crate) admission: Admission,
+    pub(crate) others: Others,
     stage: AtomicU8,
 }
 
@@ -44,6 +46,7 @@ impl Shared {
             registry: Registry::new(threads),
             log,
             admission: Admission::default(),
+            others: Others::default(),
             stage: AtomicU8::new(0),
         }
     }

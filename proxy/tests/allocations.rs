@@ -1,6 +1,8 @@
 //! A plain proxied HTTP/1.1 request allocates nothing once the proxy is warm. A binary of its own: it counts the
 //! allocations of the whole process, so the client and the origin here allocate nothing either.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::alloc::System;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -110,8 +110,6 @@ pub(super) async fn fleet(directory: &Path, printer: &Printer) -> Result<Fleet, 
                 agent: AgentAddress::Http(format!("http://{}", agent.grpc_addr())),
                 trust: directory.join("authority/trust.json"),
                 data: directory.join(format!("proxy-{id}")),
-                listen_override: Some(ListenAddress { ip: Some(address.ip()), port: address.port() }),
-                tls_listen_override: None,
             };
             proxies.push(proxy(address, admin, settings).await?);
             data.push(address);

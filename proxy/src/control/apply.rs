@@ -29,7 +29,7 @@ use super::link;
 use super::refusal::Refusals;
 use super::state::{Kept, State};
 use super::store::{OpenError, Store, open_from};
-use super::{Overrides, unix_ms};
+use super::unix_ms;
 use crate::proxy::{Prepared, Proxy, RevisionTag};
 
 /// Carries commands out.
@@ -38,7 +38,6 @@ pub(crate) struct Applier {
     pub(crate) proxy: Proxy,
     pub(crate) store: Arc<Mutex<Store>>,
     pub(crate) channel: Channel,
-    pub(crate) overrides: Overrides,
     pub(crate) refusals: Refusals,
     pub(crate) status: watch::Sender<v1::ProxyStatus>,
     pub(crate) drain: watch::Sender<bool>,
@@ -240,7 +239,7 @@ impl Applier {
     }
 
     async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Prepared, Vec<Problem>> {
-        let config = read(bundle, &self.overrides).await?;
+        let config = read(bundle).await?;
         self.proxy.prepare(tag(bundle.release()), config).await
     }
 
@@ -346,13 +345,12 @@ impl Applier {
 }
 
 /// The config in a bundle, as this process serves it.
-pub(crate) async fn read(bundle: &VerifiedBundle, overrides: &Overrides) -> Result<Arc<Config>, Vec<Problem>> {
+pub(crate) async fn read(bundle: &VerifiedBundle) -> Result<Arc<Config>, Vec<Problem>> {
     let (name, text) = bundle.config().map_err(|error| vec![problem("no_config", error.to_string())])?;
     let (name, text) = (name.to_owned(), text.to_owned());
     let parsed = tokio::task::spawn_blocking(move || parse(&name, &text, Reader::Fleet)).await;
-    let (mut config, _warnings) =
+    let (config, _warnings) =
         parsed.unwrap_or_else(|_| Err(vec![problem("internal", "parsing it failed".to_owned())]))?;
-    overrides.apply(&mut config);
     Ok(Arc::new(config))
 }
 

@@ -38,7 +38,7 @@ impl Bench {
         let status = self.agent.status("a refusal", |status| status.refused_bundles > 0).await;
         assert_eq!((status.active_revision, status.generation, status.refused_bundles), (6, 2, 1));
         let counted = format!("sealane_proxy_refused_bundles_total{{code=\"{code}\"}} 1");
-        assert!(self.control.metrics().contains(&counted), "{}", self.control.metrics());
+        assert!(self.proxy.metrics().contains(&counted), "{}", self.proxy.metrics());
         assert_eq!(before, state(), "the state directory is the same to the byte");
         stop(self.proxy, self.control).await;
     }

@@ -234,14 +234,17 @@ pub(crate) fn settings(directory: &Path, fleet: &Fleet, address: SocketAddr) -> 
         agent: AgentAddress::Http(format!("http://{address}")),
         trust,
         data: directory.join("proxy"),
-        listen_override: None,
-        tls_listen_override: None,
     }
 }
 
 /// A proxy with one worker, attached.
 pub(crate) async fn start(settings: ControlSettings) -> (Proxy, Control) {
-    let proxy = Proxy::start(Settings { threads: 1, ..Settings::default() }).await.unwrap();
+    start_with(Settings { threads: 1, ..Settings::default() }, settings).await
+}
+
+/// The same with settings of its own.
+pub(crate) async fn start_with(own: Settings, settings: ControlSettings) -> (Proxy, Control) {
+    let proxy = Proxy::start(own).await.unwrap();
     let control = attach(proxy.clone(), settings).await.unwrap();
     (proxy, control)
 }

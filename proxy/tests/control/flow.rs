@@ -3,11 +3,12 @@
 use sealane_model::config::ListenAddress;
 use sealane_proxy::control::{StartError, StoreError, attach};
 use sealane_proxy::proxy::Proxy;
-use sealane_proxy::settings::Settings;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::fake::{Agent, Fleet, command, config, settings, start, stop};
+use sealane_proxy::settings::{ListenFlag, Settings};
+
+use crate::fake::{Agent, Fleet, command, config, settings, start, start_with, stop};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_is_fetched_compiled_served_and_echoed() {
@@ -86,8 +87,9 @@ async fn a_flag_replaces_the_address_of_the_first_listener_and_names_the_proxy()
     let (directory, fleet, mut agent) = (tempfile::tempdir().unwrap(), Fleet::new("f", 1), Agent::start().await);
     let mut settings = settings(directory.path(), &fleet, agent.address);
     settings.id = None;
-    settings.listen_override = Some(ListenAddress { ip: Some("127.0.0.1".parse().unwrap()), port: 0 });
-    let (proxy, control) = start(settings).await;
+    let address = ListenAddress { ip: Some("127.0.0.1".parse().unwrap()), port: 0 };
+    let http_listen = Some(ListenFlag { address, flag: "--http-addr" });
+    let (proxy, control) = start_with(Settings { threads: 1, http_listen, ..Settings::default() }, settings).await;
     assert!(control.id().ends_with("-0"), "{}", control.id());
     let first = fleet.release(1, "listen: 192.0.2.1:80\nroutes:\n  - to: http://127.0.0.1:9\n");
     agent.hold(&first);
@@ -162,7 +164,7 @@ async fn a_rotated_root_is_taken_in_and_the_old_key_signs_nothing_new() {
     agent.command(command(2, &[&second], &second));
     let status = agent.status("a refusal", |status| status.refused_bundles > 0).await;
     assert_eq!(status.active_revision, 1);
-    assert!(control.metrics().contains("{code=\"threshold_not_met\"} 1"));
+    assert!(proxy.metrics().contains("{code=\"threshold_not_met\"} 1"));
     stop(proxy, control).await;
     // The old trust file does not turn time back.
     let (proxy, control) = start(settings).await;

@@ -1,0 +1,42 @@
+//! What the control side counts, as Prometheus text beside the data plane's own.
+
+use std::fmt::Write as _;
+
+use sealane_proto::v1;
+use tokio::sync::watch;
+
+use super::refusal::Refusals;
+
+/// Where the numbers come from. Holds no part of the data plane, which holds this.
+#[derive(Debug)]
+pub(super) struct ControlMetrics {
+    pub(super) status: watch::Receiver<v1::ProxyStatus>,
+    pub(super) attached: watch::Receiver<bool>,
+    pub(super) refusals: Refusals,
+}
+
+impl ControlMetrics {
+    pub(super) fn text(&self) -> String {
+        let status = self.status.borrow().clone();
+        let mut text = String::new();
+        let mut family = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+            for (labels, value) in samples {
+                let _ = writeln!(text, "{name}{labels} {value}");
+            }
+        };
+        let one = |value: u64| vec![(String::new(), value)];
+        let attached = u64::from(*self.attached.borrow());
+        family("sealane_proxy_attached", "gauge", "Whether the agent's stream is open.", one(attached));
+        family("sealane_proxy_generation", "gauge", "Newest command carried out.", one(status.generation));
+        let revisions = vec![
+            ("{role=\"prepared\"}".to_owned(), status.prepared_revision),
+            ("{role=\"last_good\"}".to_owned(), status.last_good_revision),
+        ];
+        family("sealane_proxy_revision", "gauge", "Revision held beside the active one; 0: none.", revisions);
+        let refused = self.refusals.counts().into_iter().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count));
+        let help = "Commands and content refused, by code.";
+        family("sealane_proxy_refused_bundles_total", "counter", help, refused.collect());
+        text
+    }
+}
