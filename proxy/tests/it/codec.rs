@@ -18,6 +18,9 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::{noise, patiently};
 
+/// The path and the body of a request.
+type Message = (String, Vec<u8>);
+
 const LIMITS: HeadLimits = HeadLimits { header_bytes_max: 4096, fields_max: 50, target_bytes_max: 1024 };
 
 const SEEDS: &[&str] = &[
@@ -75,9 +78,9 @@ fn mutate(text: &str, seed: u64) -> Vec<u8> {
 }
 
 /// Paths and bodies of the requests that hyper reads.
-async fn read_by_hyper(bytes: Vec<u8>) -> Vec<(String, Vec<u8>)> {
+async fn read_by_hyper(bytes: Vec<u8>) -> Vec<Message> {
     let (mut client, server) = tokio::io::duplex(1 << 16);
-    let seen: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+    let seen: Arc<Mutex<Vec<Message>>> = Arc::default();
     let log = Arc::clone(&seen);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let log = Arc::clone(&log);
