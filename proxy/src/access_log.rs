@@ -163,11 +163,30 @@ impl LogBuffer {
     }
 }
 
+/// Members of a JSON object, each with a comma before it.
+pub(crate) fn json_members(members: &[(&str, &str)]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (name, value) in members {
+        out.push(b',');
+        json_string(&mut out, name);
+        out.push(b':');
+        json_string(&mut out, value);
+    }
+    out
+}
+
 /// Appends a JSON string.
 pub(crate) fn json_string(out: &mut Vec<u8>, text: &str) {
+    let needs_escape = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f;
     out.push(b'"');
     let mut rest = text.as_bytes();
-    while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f) {
+    // Looked at as a whole first, which takes no branch per byte: nearly no text needs escapes.
+    if !rest.iter().fold(false, |any, &byte| any | needs_escape(byte)) {
+        out.extend_from_slice(rest);
+        out.push(b'"');
+        return;
+    }
+    while let Some(at) = rest.iter().position(|&byte| needs_escape(byte)) {
         out.extend_from_slice(&rest[..at]);
         match rest[at] {
             byte @ (b'"' | b'\\') => out.extend_from_slice(&[b'\\', byte]),

@@ -137,11 +137,15 @@ impl Civil {
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// Appends the last `width` decimal digits of `number`.
-pub(crate) fn digits(out: &mut Vec<u8>, number: u64, width: u32) {
-    for place in (0..width).rev() {
-        out.push(b'0' + (number / 10u64.pow(place) % 10) as u8);
+/// Appends the last `width` decimal digits of `number`, at most 8.
+pub(crate) fn digits(out: &mut Vec<u8>, number: u64, width: usize) {
+    let mut text = [0; 8];
+    let mut rest = number;
+    for place in text[..width].iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
+        rest /= 10;
     }
+    out.extend_from_slice(&text[..width]);
 }
 
 #[cfg(test)]

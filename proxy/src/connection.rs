@@ -231,6 +231,10 @@ impl Connection {
                 }
             };
             if self.inbox.is_empty() {
+                // Empty lines before a request are none of it (RFC 9112 §2.2), and do not start its time.
+                if read.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+                    continue;
+                }
                 let (begun, consumed) = request::begin(cx, worker, &self.peer, read);
                 self.inbox.extend_from_slice(&read[consumed..]);
                 if !matches!(begun, Begun::Partial) {

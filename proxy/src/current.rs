@@ -24,8 +24,10 @@ impl Current {
         self.snapshot.load_full()
     }
 
-    pub(crate) fn swap(&self, snapshot: Arc<Snapshot>) {
-        self.snapshot.store(Some(snapshot));
+    /// Puts a snapshot in force. The one before.
+    pub(crate) fn swap(&self, snapshot: Arc<Snapshot>) -> Option<Arc<Snapshot>> {
+        let before = self.snapshot.swap(Some(snapshot));
         self.version.fetch_add(1, Ordering::AcqRel);
+        before
     }
 }

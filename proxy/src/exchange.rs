@@ -333,6 +333,9 @@ impl Exchange {
     async fn give_up(&mut self, connection: &mut Connection, worker: &Rc<Worker>, failure: Failure) -> After {
         self.upstream = None;
         let category = failure.kind.category();
+        if self.answered && failure.kind.is_upstream() {
+            self.note_endpoint_failure(worker);
+        }
         if self.answered || category == Category::ClientClosed {
             self.record.reason = Some(category);
             if !self.answered {

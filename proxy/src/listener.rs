@@ -101,7 +101,10 @@ fn admit(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket: u32) {
     let Some(listener) = view.listener(socket) else { return };
     let limits = &view.snapshot.limits;
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-    let permit = Permit::take(&worker.shared, peer.ip(), limits.connections_max, limits.connections_per_client_max);
+    // A trusted proxy stands for many clients.
+    let is_proxy = view.snapshot.trusted.iter().any(|block| block.contains(peer.ip()));
+    let client_max = if is_proxy { usize::MAX } else { limits.connections_per_client_max };
+    let permit = Permit::take(&worker.shared, peer.ip(), limits.connections_max, client_max);
     let Some(permit) = permit else {
         worker.cells.connections_refused.add(1);
         if !listener.tls {

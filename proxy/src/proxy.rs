@@ -256,6 +256,8 @@ impl Proxy {
 
 /// How long stopping waits for the workers' threads.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two looks at whether a retired snapshot is still used.
+const RETIRE_LOOK: Duration = Duration::from_millis(500);
 /// How long preparing waits for names that were never resolved; they go on resolving in the background.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -300,7 +302,9 @@ impl Inner {
         assign(&mut snapshot, &sockets);
         let names: Vec<String> = snapshot.listeners.iter().map(|listener| listener.name.clone()).collect();
         let snapshot = Arc::new(snapshot);
-        self.shared.current.swap(Arc::clone(&snapshot));
+        if let Some(before) = self.shared.current.swap(Arc::clone(&snapshot)) {
+            self.background.handle().spawn(retire(before));
+        }
         self.shared.registry.swaps.fetch_add(1, Ordering::Relaxed);
         self.ask_all(Order::Adopt).await;
         self.listen(&sockets).await;
@@ -371,6 +375,13 @@ impl Drop for Inner {
             // A full queue ends with its sender.
             let _ = orders.try_send(Order::Stop);
         }
+    }
+}
+
+/// Holds a snapshot until its last request is over, so that freeing it never falls to a worker.
+async fn retire(snapshot: Arc<Snapshot>) {
+    while Arc::strong_count(&snapshot) > 1 {
+        time::sleep(RETIRE_LOOK).await;
     }
 }
 

@@ -164,15 +164,14 @@ impl Record {
         out.extend_from_slice(self.request_id());
         out.push(b'"');
         out.extend_from_slice(&self.facts[self.id_end..self.piece_end]);
-        out.extend_from_slice(b",\"route\":");
-        json_string(out, snapshot.route_id(self.route));
-        let (pool, endpoint) = self.endpoint.map_or(("", ""), |(pool, endpoint)| {
-            (&*snapshot.pools[pool].id, &*snapshot.endpoint(pool, endpoint).address)
-        });
-        out.extend_from_slice(b",\"pool\":");
-        json_string(out, pool);
-        out.extend_from_slice(b",\"endpoint\":");
-        json_string(out, endpoint);
+        match self.route {
+            Some(route) => out.extend_from_slice(&snapshot.routes[route].log_members),
+            None => out.extend_from_slice(b",\"route\":\"\",\"pool\":\"\""),
+        }
+        match self.endpoint {
+            Some((pool, endpoint)) => out.extend_from_slice(&snapshot.endpoint(pool, endpoint).log_member),
+            None => out.extend_from_slice(b",\"endpoint\":\"\""),
+        }
         out.extend_from_slice(b",\"status\":");
         decimal(out, u64::from(self.status));
         out.extend_from_slice(b",\"duration_ms\":");
@@ -184,12 +183,7 @@ impl Record {
         }
         out.extend_from_slice(b",\"retries\":");
         decimal(out, u64::from(self.attempts.saturating_sub(1)));
-        out.extend_from_slice(
-            b",\"cache\":\"bypass\",\"breaker_state\":\"closed\",\"canary_variant\":\"stable\",\"revision\":",
-        );
-        json_string(out, &snapshot.tag.label);
-        out.extend_from_slice(b",\"node\":");
-        json_string(out, &worker.shared.settings.node);
+        out.extend_from_slice(&snapshot.log_members);
         out.extend_from_slice(b",\"reason\":\"");
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
         out.extend_from_slice(b"\",\"attempts\":");
@@ -261,11 +255,15 @@ fn write_quoted(out: &mut Vec<u8>, text: &[u8]) {
 
 /// 32 hexadecimal digits.
 fn write_random_id(out: &mut Vec<u8>, worker: &Worker) {
-    for number in [worker.random(), worker.random()] {
-        for shift in (0..64).step_by(4).rev() {
-            out.push(b"0123456789abcdef"[(number >> shift & 15) as usize]);
-        }
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&worker.random().to_ne_bytes());
+    bytes[8..].copy_from_slice(&worker.random().to_ne_bytes());
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+        pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }
+    out.extend_from_slice(&digits);
 }
 
 /// Milliseconds with three decimals.

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use sealane_model::config::{
-    Balancer, CidrBlock, Config, HostHeader, PassiveHealth, Retries, RouteIndex, Scheme, TargetPath,
-};
+use sealane_model::config::{Balancer, CidrBlock, Config, HostHeader, PassiveHealth, Retries, Scheme, TargetPath};
 use sealane_model::decide::RouteTable;
 
 use crate::access_log::LogPlan;
@@ -44,6 +42,8 @@ pub(crate) struct Snapshot {
     pub(crate) head_limits: HeadLimits,
     pub(crate) limits: TickLimits,
     pub(crate) log: Arc<LogPlan>,
+    /// Members of a log line that are the same for all requests.
+    pub(crate) log_members: Vec<u8>,
     /// Endpoints of all pools.
     pub(crate) endpoints: usize,
 }
@@ -65,6 +65,8 @@ pub(crate) struct TickLimits {
 #[derive(Debug)]
 pub(crate) struct CompiledRoute {
     pub(crate) id: Arc<str>,
+    /// Its members of a log line, with those of its pool.
+    pub(crate) log_members: Vec<u8>,
     pub(crate) pool: usize,
     pub(crate) rotation: Arc<Rotation>,
     /// Ticks.
@@ -133,6 +135,8 @@ pub(crate) struct CompiledPool {
 pub(crate) struct CompiledEndpoint {
     /// `host:port`.
     pub(crate) address: Arc<str>,
+    /// Its member of a log line.
+    pub(crate) log_member: Vec<u8>,
     pub(crate) target: Target,
     pub(crate) port: u16,
     pub(crate) scheme: Scheme,
@@ -171,10 +175,5 @@ pub(crate) struct CompiledListener {
 impl Snapshot {
     pub(crate) fn endpoint(&self, pool: usize, endpoint: usize) -> &CompiledEndpoint {
         &self.pools[pool].endpoints[endpoint]
-    }
-
-    /// The id of a route, or of none.
-    pub(crate) fn route_id(&self, route: Option<RouteIndex>) -> &str {
-        route.map_or("", |route| &self.routes[route].id)
     }
 }

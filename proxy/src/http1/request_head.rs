@@ -198,7 +198,7 @@ type Target<'b> = (&'b str, Option<&'b str>, Option<&'b str>);
 
 /// Splits a request target (RFC 9112 §3.2).
 fn split_target<'b>(method: &str, target: &'b str) -> Result<Target<'b>, &'static str> {
-    if target.contains('#') {
+    if memchr::memchr(b'#', target.as_bytes()).is_some() {
         return Err("fragment in the request target");
     }
     if target == "*" && method == "OPTIONS" {
@@ -224,8 +224,8 @@ fn split_target<'b>(method: &str, target: &'b str) -> Result<Target<'b>, &'stati
 }
 
 fn split_query(target: &str) -> (&str, Option<&str>) {
-    match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
+    match memchr::memchr(b'?', target.as_bytes()) {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
         None => (target, None),
     }
 }
@@ -256,13 +256,29 @@ pub fn is_authority(text: &str) -> bool {
             },
             None => return false,
         },
-        None => text.split_once(':').unwrap_or((text, "")),
+        None => split_port(text),
     };
-    let in_host = |byte: u8| match byte {
-        b':' => text.starts_with('['),
-        _ => byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte),
-    };
-    !host.is_empty() && host.bytes().all(in_host) && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())
+    let allowed = if text.starts_with('[') { is_in_literal } else { is_in_host };
+    !host.is_empty() && host.bytes().all(allowed) && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+const fn is_in_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.' | b'_' | b'~' | b'%' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b';' | b'='
+        )
+}
+
+const fn is_in_literal(byte: u8) -> bool {
+    byte == b':' || is_in_host(byte)
+}
+
+fn split_port(authority: &str) -> (&str, &str) {
+    match memchr::memchr(b':', authority.as_bytes()) {
+        Some(at) => (&authority[..at], &authority[at + 1..]),
+        None => (authority, ""),
+    }
 }
 
 /// The host of an authority, without port and brackets.
@@ -270,7 +286,7 @@ pub fn is_authority(text: &str) -> bool {
 pub fn host_of(authority: &str) -> &str {
     match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or(rest),
-        None => authority.split(':').next().unwrap_or(authority),
+        None => split_port(authority).0,
     }
 }
 

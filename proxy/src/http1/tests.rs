@@ -77,6 +77,15 @@ fn every_known_name_is_recognised_in_any_case_and_no_other() {
     assert_eq!(Known::of(b"CONTENT-length"), Known::ContentLength);
     assert_eq!(Known::of(b"tRANSFER-eNCODING"), Known::TransferEncoding);
     assert_eq!(Known::of(b"content_length"), Known::Other);
+    // No other byte of a token passes for a letter, a digit or a hyphen.
+    for byte in (0u8..=255).filter(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)) {
+        let known = Known::of(&[b"x-real", &[byte][..], b"ip"].concat());
+        assert_eq!(known == Known::XRealIp, byte == b'-', "{byte}");
+        let known = Known::of(&[b"Http", &[byte][..], b"-settings"].concat());
+        assert_eq!(known == Known::Http2Settings, byte == b'2', "{byte}");
+        let known = Known::of(&[&[byte][..], b"ost"].concat());
+        assert_eq!(known == Known::Host, byte.eq_ignore_ascii_case(&b'h'), "{byte}");
+    }
     assert_eq!(Known::of(b""), Known::Other);
 }
 

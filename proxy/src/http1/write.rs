@@ -83,16 +83,17 @@ fn hexadecimal(out: &mut Vec<u8>, number: usize) {
 
 /// Appends a number in decimal.
 pub fn decimal(out: &mut Vec<u8>, number: u64) {
+    if number < 10 {
+        out.push(b'0' + number as u8);
+        return;
+    }
     let mut digits = [0; 20];
     let mut at = digits.len();
     let mut rest = number;
-    loop {
+    while rest > 0 {
         at -= 1;
         digits[at] = b'0' + (rest % 10) as u8;
         rest /= 10;
-        if rest == 0 {
-            break;
-        }
     }
     out.extend_from_slice(&digits[at..]);
 }

@@ -7,7 +7,7 @@ use sealane_model::decide::RouteTable;
 use sealane_model::problem::Problem;
 
 use super::{CompiledListener, Snapshot, TickLimits, pools, routes, tls};
-use crate::access_log::LogPlan;
+use crate::access_log::{LogPlan, json_members};
 use crate::http1::field::FIELDS_MAX;
 use crate::http1::request_head::HeadLimits;
 use crate::live::Live;
@@ -48,6 +48,13 @@ pub(crate) fn compile(
     let listeners = listeners(&config, settings);
     let https_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port);
     Ok(Snapshot {
+        log_members: json_members(&[
+            ("cache", "bypass"),
+            ("breaker_state", "closed"),
+            ("canary_variant", "stable"),
+            ("revision", &tag.label),
+            ("node", &settings.node),
+        ]),
         tag,
         table: RouteTable::compile(&config),
         routes: config.routes.iter().map(|route| routes::compile(&config, route, live)).collect(),

@@ -8,6 +8,7 @@ use sealane_model::problem::Problem;
 
 use super::schedule::Schedule;
 use super::{CompiledEndpoint, CompiledPool, Target};
+use crate::access_log::json_members;
 use crate::live::Live;
 use crate::timer::ticks;
 use crate::upstream::tls::PoolTls;
@@ -83,6 +84,7 @@ fn compile_endpoint(
         connect_key: connect_key.finish(),
         live: live.endpoint(&pool.id.0, &address),
         host_value: if endpoint.port == default_port { endpoint.host.to_string() } else { address.clone() },
+        log_member: json_members(&[("endpoint", &address)]),
         address: Arc::from(address),
     })
 }

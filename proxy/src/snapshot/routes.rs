@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sealane_model::config::{self, Config, HeaderEdits, Stage};
 
 use super::{CompiledEdits, CompiledRetries, CompiledRoute, CompiledSandbox};
+use crate::access_log::json_members;
 use crate::http1::write;
 use crate::live::Live;
 use crate::timer::ticks;
@@ -13,6 +14,7 @@ pub(super) fn compile(config: &Config, route: &config::Route, live: &Live) -> Co
     let body_bytes_max = [config.limits.body_bytes_max, route.policy.body_bytes_max];
     CompiledRoute {
         id: Arc::from(route.id.0.as_str()),
+        log_members: json_members(&[("route", &route.id.0), ("pool", &config.pools[route.pool].id.0)]),
         pool: route.pool,
         rotation: live.rotation(&route.id.0, &config.pools[route.pool].id.0),
         timeout: route.policy.timeout.map(ticks),

@@ -215,6 +215,19 @@ async fn a_head_may_come_byte_by_byte() {
 }
 
 #[tokio::test]
+async fn empty_lines_before_a_request_are_none_of_it() {
+    let origin = Origin::fixed("x").await;
+    let proxy = TestProxy::start(&format!("limits: {{ read_header_timeout: 100ms }}\n{}", to(&[origin.address]))).await;
+    let mut client = proxy.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\na").await;
+    assert_eq!(client.response().await.text(), "x");
+    client.send("\r\n").await;
+    // Longer than a head may take.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(client.get("/").await.text(), "x");
+}
+
+#[tokio::test]
 async fn http_1_0_clients_get_what_they_understand() {
     let origin = Origin::start(|request| match request.line() {
         "GET /chunked HTTP/1.1" => {
