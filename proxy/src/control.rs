@@ -5,7 +5,7 @@
 //! cohorts; the data plane below ([`crate::proxy`]) does not know revisions beyond their name.
 //!
 //! One thing in, one thing out: [`link`] brings the newest command and carries observations away, [`apply`] carries it
-//! out, [`store`] remembers.
+//! out, `store` remembers.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
