@@ -4,7 +4,7 @@
 //! it is told to hold, serves what it is told to serve, and says what it does. It does not know stages, gates or
 //! cohorts; the data plane below ([`crate::proxy`]) does not know revisions beyond their name.
 //!
-//! One thing in, one thing out: [`link`] brings the newest command and carries observations away, [`apply`] carries it
+//! One thing in, one thing out: `link` brings the newest command and carries observations away, `apply` carries it
 //! out, `store` remembers.
 
 use std::net::IpAddr;
