@@ -121,7 +121,8 @@ pub struct Limits {
     pub read_rate_min: u64,
     /// Client connections of the whole proxy. Default 50,000.
     pub connections_max: usize,
-    /// Client connections of one client address. Default 1,000.
+    /// Client connections of one client address. Default 1,000. A trusted proxy stands for many clients and is bound by
+    /// [`Self::connections_max`] alone.
     pub connections_per_client_max: usize,
 }
 
