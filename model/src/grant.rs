@@ -59,9 +59,24 @@ impl Grant {
         self.regions.iter().any(|one| one == "*" || one == region) && rank(&self.release_digest, proxy) <= self.cut
     }
 
-    /// Refuses a grant that is void (`sequence_min`: from the newest timestamp), expired at `now_unix_ms`, or for anything
-    /// but `release`: another digest, number, or a wave or stage that its plan does not have.
+    /// [`Self::check_for`], and refuses one that has expired at `now_unix_ms`.
     pub fn check(&self, release: &VerifiedRelease, sequence_min: u64, now_unix_ms: i64) -> Result<(), VerifyError> {
+        self.check_for(release, sequence_min)?;
+        if self.is_expired(now_unix_ms) {
+            return Err(VerifyError::GrantRefused { why: "it has expired" });
+        }
+        Ok(())
+    }
+
+    /// Whether nothing new may be activated under it any more. What is active under it stays.
+    #[must_use]
+    pub fn is_expired(&self, now_unix_ms: i64) -> bool {
+        now_unix_ms > self.not_after_unix_ms
+    }
+
+    /// Refuses a grant that is void (`sequence_min`: from the newest timestamp), or for anything but `release`: another
+    /// digest, number, or a wave or stage that its plan does not have.
+    pub fn check_for(&self, release: &VerifiedRelease, sequence_min: u64) -> Result<(), VerifyError> {
         let plan = &release.release().plan;
         let named = (self.epoch, self.revision) == (release.release().epoch, release.release().revision);
         let rules = [
@@ -69,7 +84,6 @@ impl Grant {
             ((self.wave as usize) < plan.waves.len(), "its wave is not in the plan"),
             ((self.stage as usize) < plan.stages.len(), "its stage is not in the plan"),
             (self.sequence >= sequence_min, "it was taken back"),
-            (now_unix_ms <= self.not_after_unix_ms, "it has expired"),
         ];
         match rules.into_iter().find(|(kept, _)| !kept) {
             Some((_, why)) => Err(VerifyError::GrantRefused { why }),

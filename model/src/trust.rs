@@ -13,6 +13,7 @@ use crate::keys::{KeyId, PublicKey, SigningKey};
 use crate::release::{ChangeClass, Release};
 use crate::verify::VerifyError;
 
+pub mod chain;
 mod wire;
 
 /// What a key may sign.

@@ -10,7 +10,7 @@ use sealane_model::grant::VerifiedGrant;
 use sealane_model::ids::Digest;
 use sealane_model::release::{Floor, Partition, VerifiedRelease};
 use sealane_model::timestamp::{Timestamp, VerifiedTimestamp};
-use sealane_model::trust::TrustRoot;
+use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
 
@@ -74,25 +74,14 @@ pub(crate) fn verify(
     let mut cordoned = desired.cordoned.clone();
     cordoned.retain(|name| is_name(name));
     cordoned.truncate(CORDONED_MAX);
-    let documents = Documents { roots, timestamp, cordoned: Some(cordoned) };
+    let releases = stable.iter().chain(candidate.iter().map(|candidate| &candidate.release)).cloned().collect();
+    let documents = Documents { roots, timestamp, releases, cordoned: Some(cordoned) };
     Ok(Verified { state_version, documents, stable, candidate, withdrawn })
 }
 
 /// The root documents that follow the one in `state`; those it knows already are skipped.
 pub(crate) fn verify_roots(state: &State, envelopes: &[v1::Envelope]) -> Result<Vec<TrustRoot>, VerifyError> {
-    let mut roots: Vec<TrustRoot> = Vec::new();
-    for envelope in envelopes {
-        if state.roots.iter().any(|held| held.envelope().payload == envelope.payload) {
-            continue;
-        }
-        let trust = roots.last().unwrap_or_else(|| state.trust());
-        match trust.next(&Envelope::from(envelope)) {
-            Ok(root) => roots.push(root),
-            Err(VerifyError::RootNotNext { offered, trusted }) if offered <= trusted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(roots)
+    chain::follow(&state.roots, envelopes.iter().map(Envelope::from))
 }
 
 fn verify_timestamp(
@@ -115,10 +104,11 @@ fn verify_release(
     envelope: &v1::Envelope,
 ) -> Result<VerifiedRelease, VerifyError> {
     let envelope = Envelope::from(envelope);
-    let verified = match state.releases.values().find(|accepted| *accepted.release().envelope() == envelope) {
-        // Accepted, maybe under an earlier root: expiry stops change, not service.
-        Some(accepted) => accepted.release().clone(),
-        None => trust.verify_release(&envelope)?,
+    let verified = match (trust.verify_release(&envelope), state.release_like(&envelope)) {
+        (Ok(verified), _) => verified,
+        // Accepted under an earlier root: expiry stops change, not service.
+        (Err(_), Some(accepted)) => accepted.clone(),
+        (Err(error), None) => return Err(error),
     };
     let release = verified.release();
     if release.partition != Partition::Config {
@@ -167,13 +157,8 @@ fn verify_grant(
     envelope: &v1::Envelope,
 ) -> Result<VerifiedGrant, VerifyError> {
     let verified = trust.verify_grant(&Envelope::from(envelope))?;
-    let (grant, what) = (verified.grant(), release.release());
-    if grant.release_digest != release.digest() || (grant.epoch, grant.revision) != (what.epoch, what.revision) {
-        return Err(VerifyError::GrantRefused { why: "it is for another release" });
-    }
-    if grant.sequence < sequence_min {
-        return Err(VerifyError::GrantRefused { why: "its sequence was made void" });
-    }
+    // Whether it has expired is asked where it would activate something: what is active under it stays.
+    verified.grant().check_for(release, sequence_min)?;
     Ok(verified)
 }
 

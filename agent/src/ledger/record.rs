@@ -8,7 +8,7 @@ use std::sync::Arc;
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::{AgentId, Digest, Epoch, Revision};
 use sealane_model::release::{Floor, Partition, VerifiedRelease};
-use sealane_model::trust::TrustRoot;
+use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -149,12 +149,12 @@ fn restore(record: Record) -> Result<State, RecordError> {
     let Some(trust) = roots.last().cloned() else { return Err(RecordError::Damaged("no trust root")) };
     let mut releases = BTreeMap::new();
     for entry in &record.releases {
-        let release = verify_kept(&roots, &envelope(&entry.envelope)?)?;
+        let release = kept(&roots, &envelope(&entry.envelope)?)?;
         let accepted = Accepted::restored(release, digests(&entry.blobs)?);
         releases.insert(accepted.release().digest(), Arc::new(accepted));
     }
     let timestamp = match &record.timestamp {
-        Some(value) => Some(newest_first(&roots, |root| root.verify_timestamp(&envelope(value)?, None))?),
+        Some(value) => Some(chain::verify_kept(&roots, |root| root.verify_timestamp(&envelope(value)?, None))?),
         None => None,
     };
     let mut state = State::new(AgentId(record.agent), trust);
@@ -191,7 +191,7 @@ fn restore_candidate(roots: &[TrustRoot], record: CandidateRecord) -> Result<Can
     let digest = digest(&record.digest)?;
     let mut grants = Vec::new();
     for value in &record.grants {
-        let grant = newest_first(roots, |root| root.verify_grant(&envelope(value)?))?;
+        let grant = chain::verify_kept(roots, |root| root.verify_grant(&envelope(value)?))?;
         if grant.grant().release_digest != digest {
             return Err(RecordError::Damaged("it holds a grant for another release"));
         }
@@ -200,24 +200,8 @@ fn restore_candidate(roots: &[TrustRoot], record: CandidateRecord) -> Result<Can
     Ok(Candidate { digest, grants, paused: record.paused })
 }
 
-/// What was accepted under an earlier root stays accepted when its key is rotated out: expiry stops change, not service.
-fn verify_kept(roots: &[TrustRoot], envelope: &Envelope) -> Result<VerifiedRelease, VerifyError> {
-    newest_first(roots, |root| root.verify_release(envelope))
-}
-
-fn newest_first<T>(
-    roots: &[TrustRoot],
-    verify: impl Fn(&TrustRoot) -> Result<T, VerifyError>,
-) -> Result<T, VerifyError> {
-    let mut newest_error = VerifyError::Malformed { what: "trust root chain" };
-    for (index, root) in roots.iter().rev().enumerate() {
-        match verify(root) {
-            Ok(verified) => return Ok(verified),
-            Err(error) if index == 0 => newest_error = error,
-            Err(_) => {}
-        }
-    }
-    Err(newest_error)
+fn kept(roots: &[TrustRoot], envelope: &Envelope) -> Result<VerifiedRelease, VerifyError> {
+    chain::verify_kept(roots, |root| root.verify_release(envelope))
 }
 
 fn envelope_json(envelope: &Envelope) -> Value {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use sealane_model::envelope::Envelope;
 use sealane_model::grant::VerifiedGrant;
 use sealane_model::ids::{AgentId, Digest, FleetId};
 use sealane_model::release::{Floor, Partition, VerifiedRelease};
@@ -101,6 +102,8 @@ pub(crate) struct Documents {
     /// In order, each following the one before.
     pub(crate) roots: Vec<TrustRoot>,
     pub(crate) timestamp: Option<VerifiedTimestamp>,
+    /// What is offered: one that is held may come with signatures of newer keys.
+    pub(crate) releases: Vec<VerifiedRelease>,
     /// Not signed: it can only narrow.
     pub(crate) cordoned: Option<Vec<String>>,
 }
@@ -146,6 +149,14 @@ impl State {
         self.releases.get(digest).map(|accepted| accepted.release())
     }
 
+    /// The accepted release with the very payload of `envelope`, whatever signatures stand beside it here or there.
+    pub(crate) fn release_like(&self, envelope: &Envelope) -> Option<&VerifiedRelease> {
+        let like = |held: &&VerifiedRelease| {
+            held.envelope().payload_type == envelope.payload_type && held.envelope().payload == envelope.payload
+        };
+        self.releases.values().map(|accepted| accepted.release()).find(like)
+    }
+
     /// Whether `release` may be accepted, and the floor after that. A release that was accepted before, or that an
     /// accepted one was based on, needs no floor: that is how a fleet goes back to last good.
     pub(crate) fn admit(&self, floor: Option<&Floor>, release: &VerifiedRelease) -> Result<Option<Floor>, VerifyError> {
@@ -185,6 +196,11 @@ impl State {
             && self.seen_timestamp().is_none_or(|seen| seen.time_unix_ms <= timestamp.timestamp().time_unix_ms)
         {
             self.timestamp = Some(timestamp.clone());
+        }
+        for release in &documents.releases {
+            if let Some(held) = self.releases.get_mut(&release.digest()).filter(|held| *held.release() != *release) {
+                *held = Arc::new(Accepted::restored(release.clone(), held.blobs().to_vec()));
+            }
         }
         if let Some(cordoned) = &documents.cordoned {
             self.cordoned.clone_from(cordoned);

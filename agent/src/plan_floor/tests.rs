@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sealane_model::ids::{AgentId, Digest, Epoch, FleetId, Revision};
 use sealane_model::keys::SigningKey;
+use sealane_model::plan::Plan;
 use sealane_model::release::{Partition, Release, SCHEMA};
 use sealane_model::trust::{RootDocument, TrustRoot};
 
@@ -66,11 +67,13 @@ fn a_plan_must_be_as_careful_as_the_floor() {
     };
     assert_eq!(check(&floor, |_| {}), Ok(()), "the default plan is");
     let fewer = check(&floor, |release| drop(release.plan.stages.remove(1)));
-    assert_eq!(fewer, Err("it has too few stages before 100 %"));
+    assert_eq!(fewer, Err("too few stages before 100 %"));
     let shorter = check(&floor, |release| release.plan.stages[1].bake = Duration::from_secs(299));
-    assert_eq!(shorter, Err("a stage bakes too short"));
+    assert_eq!(shorter, Err("a bake is too short"));
+    let hasty = check(&floor, |release| release.change_class = ChangeClass::Expedited);
+    assert_eq!(hasty, Err("a bake is too short"), "a fifth of it is what bakes");
     let larger = check(&floor, |release| release.plan.stages[0].fleet_percent = 1.5);
-    assert_eq!(larger, Err("its first stage is too large"));
+    assert_eq!(larger, Err("its first share is too large"));
 }
 
 #[test]

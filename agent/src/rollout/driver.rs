@@ -368,10 +368,6 @@ fn desired(state: &State) -> Desired {
     let floor = &state.trust().document().plan_floor;
     let candidate = state.candidate.as_ref().and_then(|candidate| {
         let release = state.release(&candidate.digest)?.release();
-        let bake_min = match release.change_class {
-            ChangeClass::Expedited => floor.bake_min / EXPEDITED,
-            ChangeClass::Standard | ChangeClass::Sandbox | ChangeClass::Revert => floor.bake_min,
-        };
         Some(Candidate {
             digest: candidate.digest,
             revision: release.revision,
@@ -379,7 +375,7 @@ fn desired(state: &State) -> Desired {
             paused: candidate.paused,
             at_once: release.change_class == ChangeClass::Revert,
             on_authority_loss: release.plan.on_authority_loss,
-            bake_min_ms: u64::try_from(bake_min.as_millis()).unwrap_or(u64::MAX),
+            bake_min_ms: u64::try_from(floor.bake_min.as_millis()).unwrap_or(u64::MAX),
             first_rank_max: floor.first_share_max_bp.map(rank_of_share),
         })
     });
@@ -425,5 +421,3 @@ const GENERATION_MAX: u64 = 1 << 53;
 const COUNTS_MAX: usize = 8;
 /// Problems of a refused revision that are passed on.
 const PROBLEMS_MAX: usize = 100;
-/// An expedited change divides bakes by this.
-const EXPEDITED: u32 = 5;

@@ -324,7 +324,7 @@ impl Machine {
             if stage_before.is_none() || next_stage {
                 stage_before = Some(grant);
             }
-            if now.unix_ms < grant.not_after_unix_ms && grant.sequence >= self.desired.grant_sequence_min {
+            if !grant.is_expired(now.unix_ms) && grant.sequence >= self.desired.grant_sequence_min {
                 usable.push(grant);
             }
         }

@@ -7,7 +7,7 @@ use prost::Message;
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::{Digest, ProxyId};
 use sealane_model::release::{Partition, VerifiedRelease};
-use sealane_model::trust::TrustRoot;
+use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
 use thiserror::Error;
@@ -71,7 +71,7 @@ pub(crate) fn verify(
 ) -> Result<Command, CommandError> {
     let digest = Digest::of(&desired.encode_to_vec());
     check_generation(state, newest, desired.generation, digest)?;
-    let roots = verify_roots(state, &desired.roots)?;
+    let roots = chain::follow(&state.roots, desired.roots.iter().map(Envelope::from))?;
     let trust = roots.last().unwrap_or_else(|| state.trust());
     let mut releases = verify_releases(state, trust, &desired.releases)?;
     let active = named(&desired.active_digest)?;
@@ -104,22 +104,6 @@ fn check_generation(state: &State, newest: Newest, offered: u64, digest: Digest)
     Ok(())
 }
 
-fn verify_roots(state: &State, envelopes: &[v1::Envelope]) -> Result<Vec<TrustRoot>, VerifyError> {
-    let mut roots: Vec<TrustRoot> = Vec::new();
-    for envelope in envelopes {
-        if state.roots.iter().any(|held| held.envelope().payload == envelope.payload) {
-            continue;
-        }
-        let trust = roots.last().unwrap_or_else(|| state.trust());
-        match trust.next(&Envelope::from(envelope)) {
-            Ok(root) => roots.push(root),
-            Err(VerifyError::RootNotNext { offered, trusted }) if offered <= trusted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(roots)
-}
-
 fn verify_releases(
     state: &State,
     trust: &TrustRoot,
@@ -133,10 +117,11 @@ fn verify_releases(
     let mut releases = Vec::new();
     for envelope in envelopes {
         let envelope = Envelope::from(envelope);
-        let release = match state.kept.values().find(|kept| *kept.release.envelope() == envelope) {
-            // Taken in before, maybe under an earlier root: expiry stops change, not service.
-            Some(kept) => kept.release.clone(),
-            None => trust.verify_release(&envelope)?,
+        let release = match (trust.verify_release(&envelope), state.release_like(&envelope)) {
+            (Ok(release), _) => release,
+            // Taken in under an earlier root: expiry stops change, not service.
+            (Err(_), Some(kept)) => kept.clone(),
+            (Err(error), None) => return Err(error),
         };
         if release.release().partition != Partition::Config {
             return Err(VerifyError::Malformed { what: "release: it is not of the config partition" });
@@ -156,15 +141,13 @@ fn verify_grant(
     now_unix_ms: Option<i64>,
 ) -> Result<(), VerifyError> {
     let verified = trust.verify_grant(&Envelope::from(envelope))?;
-    let (grant, what) = (verified.grant(), release.release());
-    if grant.release_digest != release.digest() || (grant.epoch, grant.revision) != (what.epoch, what.revision) {
-        return Err(VerifyError::GrantRefused { why: "it is for another release" });
-    }
+    let grant = verified.grant();
+    grant.check_for(release, 0)?; // which sequences are void is the agent's to know: it has the timestamp
     let proxy = ProxyId(id.to_owned());
     if !grant.regions.iter().any(|region| grant.covers(&proxy, region)) {
         return Err(VerifyError::GrantRefused { why: "it does not cover this proxy" });
     }
-    if now_unix_ms.is_some_and(|now| now >= grant.not_after_unix_ms) {
+    if now_unix_ms.is_some_and(|now| grant.is_expired(now)) {
         return Err(VerifyError::GrantRefused { why: "it has expired" });
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::{Digest, Epoch, FleetId, Revision};
 use sealane_model::release::{Floor, VerifiedRelease};
-use sealane_model::trust::TrustRoot;
+use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -72,6 +72,14 @@ impl State {
 
     pub(crate) fn fleet(&self) -> &FleetId {
         self.trust().fleet()
+    }
+
+    /// The kept release with the very payload of `envelope`, whatever signatures stand beside it here or there.
+    pub(crate) fn release_like(&self, envelope: &Envelope) -> Option<&VerifiedRelease> {
+        let like = |held: &&VerifiedRelease| {
+            held.envelope().payload_type == envelope.payload_type && held.envelope().payload == envelope.payload
+        };
+        self.kept.values().map(|kept| &kept.release).find(like)
     }
 
     /// Whether `release` may be taken in, and the floor after that. What is kept (the ring and what the last command
@@ -190,7 +198,8 @@ fn restore(record: Record) -> Result<State, StateError> {
     let Some(trust) = roots.last().cloned() else { return Err(StateError::Damaged("no trust root")) };
     let mut state = State::new(record.id, trust);
     for entry in &record.kept {
-        let release = verify_kept(&roots, &envelope(&entry.envelope)?)?;
+        let envelope = envelope(&entry.envelope)?;
+        let release = chain::verify_kept(&roots, |root| root.verify_release(&envelope))?;
         let blobs = entry.blobs.iter().map(|hex| digest(hex)).collect::<Result<_, _>>()?;
         state.kept.insert(release.digest(), Kept { release, blobs });
     }
@@ -207,19 +216,6 @@ fn restore(record: Record) -> Result<State, StateError> {
         None => None,
     };
     Ok(state)
-}
-
-/// What was taken in under an earlier root stays good when its key is rotated out: expiry stops change, not service.
-fn verify_kept(roots: &[TrustRoot], envelope: &Envelope) -> Result<VerifiedRelease, VerifyError> {
-    let mut newest_error = VerifyError::Malformed { what: "trust root chain" };
-    for (index, root) in roots.iter().rev().enumerate() {
-        match root.verify_release(envelope) {
-            Ok(release) => return Ok(release),
-            Err(error) if index == 0 => newest_error = error,
-            Err(_) => {}
-        }
-    }
-    Err(newest_error)
 }
 
 fn json(envelope: &Envelope) -> Value {
