@@ -19,6 +19,9 @@ mod revision;
 mod signer;
 mod store;
 
+// Sandbox routes, which need no rollout.
+pub mod sandbox;
+
 // Its rollout: the live view, the machine, the agents' streams.
 mod fleet;
 mod rollout;

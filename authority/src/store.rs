@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sealane_model::ids::Digest;
 use sqlx::Sqlite;
+use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
@@ -23,6 +24,7 @@ pub(crate) mod idempotency;
 pub(crate) mod release;
 pub(crate) mod rollout;
 pub(crate) mod root;
+pub(crate) mod sandbox;
 pub(crate) mod token;
 
 /// Connections that read.
@@ -101,6 +103,10 @@ impl Drop for Write {
 impl Store {
     /// Opens or makes the database and brings its schema up to date.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, &sqlx::migrate!("./migrations")).await
+    }
+
+    async fn open_with(path: &Path, migrations: &Migrator) -> Result<Self, StoreError> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -110,7 +116,7 @@ impl Store {
             .busy_timeout(BUSY_TIMEOUT);
         let writer =
             SqlitePoolOptions::new().max_connections(1).connect_with(options.clone()).await.map_err(doing("opened"))?;
-        sqlx::migrate!("./migrations").run(&writer).await.map_err(StoreError::Migration)?;
+        migrations.run(&writer).await.map_err(StoreError::Migration)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .connect_with(options.create_if_missing(false).read_only(true))

@@ -1,9 +1,10 @@
 //! `sealane run`: one proxy from one file, or from backends named on the command line, with no fleet.
 //!
 //! It reads the text, hands it to the parser and the result to the proxy, and does so again whenever the file (or a
-//! certificate it names) changes or a SIGHUP arrives. A broken edit is refused with every problem and its line, and
+//! certificate it names) changes or a SIGHUP arrives. With `--data` it serves sandbox routes beside it. A broken edit is refused with every problem and its line, and
 //! what was serving goes on. It knows nothing of how a request is served.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,20 +12,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use sealane_model::config::{Config, ListenAddress};
+use sealane_authority::sandbox::SandboxError;
+use sealane_model::config::{Config, ListenAddress, Pool, Route};
 use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{self, Problem, Severity};
-use sealane_proxy::proxy::{Proxy, RevisionTag};
+use sealane_model::sandbox;
+use sealane_proxy::proxy::{Prepared, Proxy, RevisionTag};
 use sealane_proxy::settings::{AdminSettings, ListenFlag, Settings};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use self::alb::Alb;
+use self::sandboxes::{Command, Sandboxes, Serve};
 use self::source::{Source, Stamp, Text};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::signals::{self, Stop};
 
+mod alb;
+mod sandboxes;
 pub(crate) mod source;
 
 /// Serves one config file, or backends named here
@@ -32,7 +40,9 @@ pub(crate) mod source;
 #[command(before_help = "Examples:
   sealane run config.yaml
   sealane run --to http://localhost:3000
-  sealane run --to http://localhost:3000 --to http://localhost:3001 --listen :8000")]
+  sealane run --to http://localhost:3000 --to http://localhost:3001 --listen :8000
+  sealane run --data ./data     # routes by API: curl -X POST localhost:9090/routes -d \
+      '{\"sandbox_id\":\"s1\",\"pattern\":\"^/api/\",\"target_url\":\"http://localhost:3000\"}'")]
 pub struct RunArgs {
     /// Config file, YAML or JSON; without one and without --to: config.yml, then config.yaml
     file: Option<PathBuf>,
@@ -48,6 +58,9 @@ pub struct RunArgs {
     /// Admin address: health, metrics, admin API; without a host it is loopback; `off` for none [default: the file's, else 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN")]
     admin: Option<String>,
+    /// Keep sandbox routes in DIR/sealane.db and serve them; they are changed on the admin address (/routes)
+    #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
+    data: Option<PathBuf>,
     /// Lets the admin address be reachable from other machines without TLS and a token (development only)
     #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
     insecure_admin: bool,
@@ -60,32 +73,92 @@ pub struct RunArgs {
 const ADMIN_DEFAULT: ([u8; 4], u16) = ([127, 0, 0, 1], 9090);
 /// Between two looks at the file.
 const POLL: Duration = Duration::from_millis(250);
+/// Longest sleep until a sandbox route expires: a machine that was suspended notices then.
+const EXPIRY_LOOK: Duration = Duration::from_secs(60);
 
 /// Serves until a signal asks to stop.
 ///
 /// # Errors
 /// Usage where there is nothing to serve, invalid where the config cannot be, failed where an address is taken.
 pub async fn run(args: RunArgs, printer: &Printer) -> Result<(), Failure> {
-    let source = Source::choose(args.file.clone().or_else(|| args.confpath.clone()), args.to.clone())?;
+    let alb = Alb::read(|name| std::env::var(name).ok())?;
+    let file = args.file.clone().or_else(|| args.confpath.clone());
+    let database = alb.database(args.data.as_ref(), file.is_some() || !args.to.is_empty());
+    let source = Source::choose(file, args.to.clone(), database.is_some())?;
     let text = source.read()?;
     let config = checked(&text, printer).map_err(|problems| refused(&text, &problems, printer))?;
-    let settings = settings(&args, &config)?;
+    let mut settings = settings(&args, &alb, &config)?;
+    let sandboxes = match &database {
+        Some(path) => Some(Sandboxes::open(path, alb.times).await?),
+        None => None,
+    };
+    let (desk, commands) = sandboxes::line();
+    if sandboxes.is_some()
+        && let Some(admin) = &mut settings.admin
+    {
+        admin.extra = Some(sandboxes::api(desk));
+    }
     let proxy = Proxy::start(settings).await.map_err(|error| failed("cannot start the proxy", error))?;
-    let mut served = Served { printer: *printer, proxy, source, digest: text.digest(), stamps: Vec::new() };
+    let front = Front { proxy, config: Arc::new(config), tag: tag(&text) };
+    let (digest, printer) = (text.digest(), *printer);
+    let mut served = Served { printer, front, sandboxes, commands, source, digest, stamps: Vec::new() };
+    let config = Config::clone(&served.front.config);
     if let Err(problems) = served.activate(&text, config).await {
-        served.proxy.stop().await;
-        return Err(refused(&text, &problems, printer));
+        served.front.proxy.stop().await;
+        return Err(refused(&text, &problems, &printer));
     }
     served.announce();
     let stop = served.follow().await?;
-    signals::drain(&served.proxy, stop).await;
+    // Nobody answers from here on: who asks is told so.
+    served.commands.close();
+    signals::drain(&served.front.proxy, stop).await;
+    if let Some(sandboxes) = &served.sandboxes {
+        sandboxes.close().await;
+    }
+    info!("stopped");
     Ok(())
+}
+
+/// The proxy, and the config that sandbox routes are joined to.
+struct Front {
+    proxy: Proxy,
+    /// Without sandbox routes from the database. What is served unless it was just being tried.
+    config: Arc<Config>,
+    tag: RevisionTag,
+}
+
+impl Serve for Front {
+    type Ready = Prepared;
+
+    fn takes_sandboxes(&self) -> bool {
+        self.config.sandboxes.as_ref().is_none_or(|sandboxes| sandboxes.enabled)
+    }
+
+    async fn prepare(&self, routes: &BTreeMap<u64, (Route, Pool)>) -> Result<Prepared, SandboxError> {
+        let mut config = Config::clone(&self.config);
+        sandbox::join(&mut config, routes.values().cloned());
+        self.proxy.prepare(self.tag.clone(), Arc::new(config)).await.map_err(|problems| {
+            SandboxError::Unservable(problems.first().map_or_else(String::new, |problem| problem.message.clone()))
+        })
+    }
+
+    async fn activate(&self, ready: Prepared) -> Result<(), SandboxError> {
+        self.proxy.activate(ready).await.map_err(|error| SandboxError::Unservable(error.to_string()))
+    }
+}
+
+fn tag(text: &Text) -> RevisionTag {
+    let digest = text.digest();
+    RevisionTag { number: 0, digest: digest.0, label: format!("file:{}", digest.short()).into() }
 }
 
 /// A running proxy and the text it came from.
 struct Served {
     printer: Printer,
-    proxy: Proxy,
+    front: Front,
+    /// With `--data`.
+    sandboxes: Option<Sandboxes>,
+    commands: mpsc::Receiver<Command>,
     source: Source,
     /// Of the text that was tried last, good or bad.
     digest: Digest,
@@ -97,20 +170,27 @@ impl Served {
     /// Compiles and swaps. On `Err` the old snapshot serves on.
     async fn activate(&mut self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
         self.stamps = watched(&self.source, &config).into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect();
-        let digest = text.digest();
-        let tag = RevisionTag { number: 0, digest: digest.0, label: format!("file:{}", digest.short()).into() };
-        let prepared = self.proxy.prepare(tag, Arc::new(config)).await?;
-        self.proxy.activate(prepared).await.map_err(|error| vec![local_problem(text, &error.to_string())])
+        let (tag, base) = (tag(text), Arc::new(config));
+        let mut config = Config::clone(&base);
+        if let Some(sandboxes) = &self.sandboxes {
+            sandboxes.join(&mut config);
+        }
+        let proxy = &self.front.proxy;
+        let prepared = proxy.prepare(tag.clone(), Arc::new(config)).await?;
+        proxy.activate(prepared).await.map_err(|error| vec![local_problem(text, &error.to_string())])?;
+        (self.front.config, self.front.tag) = (base, tag);
+        Ok(())
     }
 
     /// Says where it listens.
     fn announce(&self) {
-        for (name, address) in self.proxy.bound() {
+        for (name, address) in self.front.proxy.bound() {
             info!(listener = name, %address, "data plane listening");
         }
-        if let Some(address) = self.proxy.admin() {
-            info!(%address, "admin listening (health, metrics)");
-        }
+        let Some(address) = self.front.proxy.admin() else { return };
+        let serves = if self.sandboxes.is_some() { "health, metrics, sandbox routes" } else { "health, metrics" };
+        let reach = if address.ip().is_loopback() { "this machine only" } else { "other machines too" };
+        info!(%address, reach, "admin plane listening ({serves})");
     }
 
     /// Follows the file until a signal asks to stop.
@@ -121,8 +201,19 @@ impl Served {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen_changed: Option<Vec<Option<Stamp>>> = None;
         loop {
+            let expiry = self.sandboxes.as_ref().and_then(Sandboxes::next_expiry);
             tokio::select! {
                 stop = stop.next() => return Ok(stop),
+                Some(command) = self.commands.recv() => {
+                    if let Some(sandboxes) = &mut self.sandboxes {
+                        sandboxes.carry_out(command, &self.front).await;
+                    }
+                }
+                () = tokio::time::sleep(expiry.unwrap_or(EXPIRY_LOOK).min(EXPIRY_LOOK)), if expiry.is_some() => {
+                    if let Some(sandboxes) = &mut self.sandboxes {
+                        sandboxes.expire(&self.front).await;
+                    }
+                }
                 _ = hangup.recv() => {
                     info!("hangup received, reading the config again");
                     self.reload(true).await;
@@ -197,8 +288,8 @@ fn failed_tests(file: &str, config: &Config) -> Vec<Problem> {
     problems
 }
 
-fn settings(args: &RunArgs, config: &Config) -> Result<Settings, Failure> {
-    let admin = match args.admin.as_deref() {
+fn settings(args: &RunArgs, alb: &Alb, config: &Config) -> Result<Settings, Failure> {
+    let admin = match args.admin.as_deref().or(alb.admin.as_deref()) {
         Some("off") => None,
         Some(text) => Some(admin_address(text)?),
         None => Some(match &config.admin {
@@ -207,7 +298,9 @@ fn settings(args: &RunArgs, config: &Config) -> Result<Settings, Failure> {
         }),
     };
     let mut settings = proxy_settings(args.threads, admin, "--admin", args.insecure_admin);
-    settings.http_listen = args.listen.clone().map(|address| ListenFlag { address, flag: "--listen" });
+    let flag = args.listen.clone().map(|address| ListenFlag { address, flag: "--listen" });
+    let variable = alb.listen.clone().map(|address| ListenFlag { address, flag: "ALB_LISTEN_ADDR" });
+    settings.http_listen = flag.or(variable);
     Ok(settings)
 }
 
@@ -236,7 +329,7 @@ pub(crate) fn admin_address(text: &str) -> Result<SocketAddr, Failure> {
 fn watched(source: &Source, config: &Config) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = match source {
         Source::File(path) => vec![path.clone()],
-        Source::Backends(_) => Vec::new(),
+        Source::Backends(_) | Source::Sandboxes => Vec::new(),
     };
     let mut add = |name: &str| files.push(Path::new(name).to_owned());
     if let Some(tls) = &config.tls {
@@ -282,4 +375,16 @@ fn refused(text: &Text, problems: &[Problem], printer: &Printer) -> Failure {
 /// An unexpected failure with its cause.
 pub(crate) fn failed(what: &str, cause: impl Error + Send + Sync + 'static) -> Failure {
     Failure::new(Exit::Failed, what).because(cause)
+}
+
+#[cfg(test)]
+mod settings_tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_address_without_a_host_is_loopback() {
+        assert_eq!(admin_address(":9090").unwrap(), SocketAddr::from(ADMIN_DEFAULT));
+        assert_eq!(admin_address("0.0.0.0:9090").unwrap().to_string(), "0.0.0.0:9090");
+        assert!(admin_address("9090").is_err());
+    }
 }

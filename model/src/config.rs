@@ -190,10 +190,19 @@ pub struct Mtls {
 /// Sandbox routes (seed 000): regex routes that belong to a sandbox.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sandboxes {
+    /// Whether sandbox routes are served at all, also those that do not stand in the file.
+    pub enabled: bool,
     /// Hosts on which sandbox routes go by priority; elsewhere they come after every route of the file.
     pub hosts: Vec<HostMatch>,
-    /// Indexes of the routes in [`Config::routes`] that came from here.
+    /// Indexes of the sandbox routes in [`Config::routes`].
     pub routes: Vec<RouteIndex>,
+}
+
+/// On, everywhere behind the file, with no routes.
+impl Default for Sandboxes {
+    fn default() -> Self {
+        Self { enabled: true, hosts: Vec::new(), routes: Vec::new() }
+    }
 }
 
 /// The proxy's own admin listener.

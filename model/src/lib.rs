@@ -9,6 +9,7 @@ pub mod config;
 pub mod decide;
 pub mod parse;
 pub mod problem;
+pub mod sandbox;
 pub mod selftest;
 
 // Revisions: what is signed, by whom, over what.

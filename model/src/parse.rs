@@ -52,6 +52,9 @@ mod support;
 mod traffic;
 mod tree;
 
+pub(crate) use self::duration::text as duration;
+pub(crate) use self::sandbox::{SandboxParts, sandbox_id_fault, sandbox_parts};
+
 /// Who reads the file: some keys belong to one of them only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reader {

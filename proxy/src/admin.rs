@@ -87,7 +87,7 @@ fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router 
         }
         None => guarded,
     };
-    let router = guarded.merge(open).fallback(not_found);
+    let router = guarded.merge(open).fallback(not_found).method_not_allowed_fallback(wrong_method);
     if ip.is_loopback() { router.layer(middleware::from_fn(refuse_foreign)) } else { router }
 }
 
@@ -176,6 +176,11 @@ async fn pool_health(State(shared): State<Arc<Shared>>, Path(id): Path<String>) 
         .collect();
     let healthy = pool.endpoints.iter().filter(|endpoint| endpoint.live.is_available(now_ms)).count();
     Json(json!({ "pool": id, "healthy": healthy, "total": endpoints.len(), "endpoints": endpoints })).into_response()
+}
+
+/// `Allow` is added by the router.
+async fn wrong_method() -> Response {
+    refusal(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "method not allowed")
 }
 
 async fn not_found() -> Response {

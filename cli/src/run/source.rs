@@ -15,6 +15,8 @@ pub(crate) enum Source {
     File(PathBuf),
     /// `--to URL…`: everything goes to these backends.
     Backends(Vec<String>),
+    /// `--data` alone: sandbox routes and nothing else, as seed 000.
+    Sandboxes,
 }
 
 /// A source's text at one moment.
@@ -35,13 +37,17 @@ impl Text {
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 impl Source {
-    /// The first that applies: the named file, `--to`, `config.yml`, `config.yaml` in the working directory.
-    pub(crate) fn choose(file: Option<PathBuf>, to: Vec<String>) -> Result<Self, Failure> {
+    /// The first that applies: the named file, `--to`, sandbox routes alone, `config.yml`, `config.yaml` in the working
+    /// directory.
+    pub(crate) fn choose(file: Option<PathBuf>, to: Vec<String>, sandboxes: bool) -> Result<Self, Failure> {
         if let Some(file) = file {
             return Ok(Self::File(file));
         }
         if !to.is_empty() {
             return Ok(Self::Backends(to));
+        }
+        if sandboxes {
+            return Ok(Self::Sandboxes);
         }
         ["config.yml", "config.yaml"]
             .into_iter()
@@ -58,6 +64,7 @@ impl Source {
     pub(crate) fn read(&self) -> Result<Text, Failure> {
         match self {
             Self::File(path) => read_file(path),
+            Self::Sandboxes => Ok(Text { name: "--data".into(), text: "listen: :8080\nsandboxes: {}\n".into() }),
             Self::Backends(urls) => Ok(Text { name: "--to".into(), text: backends_text(urls) }),
         }
     }

@@ -3,6 +3,7 @@
 mod faults;
 mod rollouts;
 mod run;
+mod sandbox;
 mod trust;
 
 use std::path::Path;

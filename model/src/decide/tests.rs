@@ -302,7 +302,8 @@ fn sandbox_routes_go_by_priority_only_on_sandbox_hosts() {
         route
     };
     let mut config = config(vec![sandbox(7, 10, "^/x"), sandbox(3, 10, "/x"), route(None, prefix("/x"))]);
-    config.sandboxes = Some(Sandboxes { hosts: vec![HostMatch::Wildcard("dev".into())], routes: vec![0, 1] });
+    config.sandboxes =
+        Some(Sandboxes { hosts: vec![HostMatch::Wildcard("dev".into())], routes: vec![0, 1], ..Sandboxes::default() });
     let check = |config: &Config, host, path, expected| {
         assert_eq!(decide_in(config, &get(host, path)), expected, "{host} {path}");
     };

@@ -109,6 +109,20 @@ pub(super) fn url(node: &Node<'_>, findings: &mut Findings) -> Option<Target> {
     target(node, findings)
 }
 
+/// As [`url`], of a text that is in no file; or what is wrong with it.
+pub(super) fn check_url(value: &str) -> Result<Target, String> {
+    if value.len() > URL_BYTES_MAX {
+        return Err(format!("it is longer than {URL_BYTES_MAX} bytes"));
+    }
+    if !value.contains("://") {
+        return Err(format!("`{}` is not a URL: start it with `http://` or `https://`", shown(value)));
+    }
+    parse_target(value).map_err(|Wrong { message, help, .. }| format!("{message}: {help}"))
+}
+
+/// Longest URL that [`check_url`] takes.
+const URL_BYTES_MAX: usize = 8 << 10;
+
 /// Whether a client can ask for this `http://` or `https://` URL, written without query and fragment.
 pub(super) fn is_web_url(value: &str) -> bool {
     value.contains("://") && parse_target(value).is_ok_and(|target| target.scheme != Scheme::H2c)

@@ -7,6 +7,14 @@ pub(super) fn parse(text: &str) -> Result<Duration, Option<String>> {
     strict(text).ok_or_else(|| loose(text).and_then(format))
 }
 
+/// Of a text that is in no file; or what is wrong with it.
+pub(crate) fn text(text: &str) -> Result<Duration, String> {
+    parse(text).map_err(|correction| match correction {
+        Some(correction) => format!("write `{correction}`"),
+        None => "write a duration such as `8h` or `1h30m`".to_owned(),
+    })
+}
+
 fn strict(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;

@@ -213,16 +213,20 @@ fn unknown_key(key: &Key<'_>, what: &str, known: &[&'static str], findings: &mut
 
 /// Whether `text` can be an id: no blanks or control characters, not too long for a label.
 pub(super) fn check_id(node: &impl Spot, text: &str, findings: &mut Findings) -> bool {
+    let fault = id_fault(text);
+    if let Some(fault) = &fault {
+        findings.error(node, "bad_id", format!("`{}` cannot be an id", shown(text))).help(fault.clone());
+    }
+    fault.is_none()
+}
+
+/// What `text` would have to be for an id; `None`: it is one.
+pub(super) fn id_fault(text: &str) -> Option<String> {
     const CHARS_MAX: usize = 200;
     let good = !text.is_empty()
         && text.chars().count() <= CHARS_MAX
         && !text.chars().any(|c| c.is_whitespace() || c.is_control());
-    if !good {
-        findings
-            .error(node, "bad_id", format!("`{}` cannot be an id", shown(text)))
-            .help(format!("an id has 1 to {CHARS_MAX} characters and no blanks"));
-    }
-    good
+    (!good).then(|| format!("an id has 1 to {CHARS_MAX} characters and no blanks"))
 }
 
 /// One item of a list with ids.

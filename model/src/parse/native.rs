@@ -223,14 +223,15 @@ fn asks_for_certificates(fields: &Fields<'_, '_>) -> bool {
 
 /// A config that serves nothing is a mistake, unless it says so.
 fn check_any_route(fields: &Fields<'_, '_>, config: &Config, findings: &mut Findings) {
+    let sandboxes = config.sandboxes.as_ref().is_some_and(|sandboxes| sandboxes.enabled);
     match fields.get("routes") {
-        None if config.sandboxes.is_none() && fields.key("routes").is_none() => {
+        None if !sandboxes && fields.key("routes").is_none() => {
             findings
                 .error(fields.node, "missing_reference", "there are no routes, so every request would get 404")
                 .below("routes")
                 .help("add `routes: [{ to: http://localhost:3000 }]`; a config that serves nothing says `routes: []`");
         }
-        Some(node) if matches!(&node.value, Value::List(items) if items.is_empty()) && config.sandboxes.is_none() => {
+        Some(node) if matches!(&node.value, Value::List(items) if items.is_empty()) && !sandboxes => {
             findings.warning(node, "no_routes", "there are no routes: every request gets 404");
         }
         Some(_) | None => {}

@@ -31,34 +31,54 @@ pub(super) fn compiled(node: &Node<'_>, findings: &mut Findings) -> Option<(Patt
     }
 }
 
+/// As [`pattern`], of a text that is in no file; or what is wrong with it.
+pub(super) fn check(value: &str) -> Result<Pattern, String> {
+    match fault(value) {
+        None => Ok(Pattern(value.to_owned())),
+        Some(Fault { message, help: "" }) => Err(message),
+        Some(Fault { message, help }) => Err(format!("{message}; {help}")),
+    }
+}
+
 fn checked<'n>(node: &'n Node<'_>, findings: &mut Findings) -> Option<&'n str> {
     let value = text(node, "a regex such as `^/v[0-9]+/`", findings)?;
     if value.is_empty() {
         findings.error(node, "bad_regex", "an empty regex matches everything").help("leave the key out for that");
         return None;
     }
+    match fault(value) {
+        None => Some(value),
+        Some(Fault { message, help }) => {
+            refuse(node, value, &message, help, findings);
+            None
+        }
+    }
+}
+
+/// Why a regex is not usable.
+struct Fault {
+    message: String,
+    help: &'static str,
+}
+
+fn fault(value: &str) -> Option<Fault> {
     if value.chars().count() > CHARS_MAX {
-        findings.error(node, "bad_regex", format!("the regex is longer than {CHARS_MAX} characters"));
-        return None;
+        let message = format!("it is longer than {CHARS_MAX} characters");
+        return Some(Fault { message, help: "split it over several routes" });
     }
     let hir = match regex_syntax::Parser::new().parse(value) {
         Ok(hir) => hir,
         Err(error) => {
-            let (why, help) = explain(&error);
-            refuse(node, value, &why, help, findings);
-            return None;
+            let (message, help) = explain(&error);
+            return Some(Fault { message, help });
         }
     };
     // Only the automaton: it tells the size, and a tenth of the time that a whole regex takes.
     let config = thompson::Config::new().nfa_size_limit(Some(AUTOMATON_BYTES_MAX)).which_captures(WhichCaptures::None);
-    match thompson::Compiler::new().configure(config).build_from_hir(&hir) {
-        Ok(_) => Some(value),
-        Err(_) => {
-            let help = "use smaller counts in `{…}` and fewer Unicode classes";
-            refuse(node, value, "it is too large when compiled", help, findings);
-            None
-        }
-    }
+    thompson::Compiler::new().configure(config).build_from_hir(&hir).err().map(|_| Fault {
+        message: "it is too large when compiled".into(),
+        help: "use smaller counts in `{…}` and fewer Unicode classes",
+    })
 }
 
 fn refuse(node: &Node<'_>, value: &str, why: &str, help: &str, findings: &mut Findings) {

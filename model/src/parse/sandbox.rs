@@ -1,11 +1,11 @@
-//! `sandboxes:` — regex routes that belong to a sandbox, as in seed 000.
+//! `sandboxes:` — regex routes that belong to a sandbox, as in seed 000; and the same routes from elsewhere, as
+//! [`crate::sandbox`] has them.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use super::address;
+use super::address::{self, Target};
 use super::endpoint::of_target;
-use super::fields::{Fields, check_id};
+use super::fields::{Fields, check_id, id_fault};
 use super::findings::Findings;
 use super::pattern;
 use super::pool::{ANONYMOUS, plain};
@@ -14,8 +14,10 @@ use super::route::{PRIORITY_DEFAULT, SANDBOX, priority};
 use super::support::Feature;
 use super::tree::Node;
 use crate::config::{
-    Connections, HostHeader, PathMatch, Policy, Pool, PoolId, Route, RouteId, Sandboxes, Scheme, TargetPath,
+    Connections, HostHeader, PathMatch, Pattern, Policy, Pool, PoolId, Position, Route, RouteId, Sandboxes, Scheme,
+    TargetPath,
 };
+use crate::sandbox::{SandboxFault, SandboxTimes};
 
 /// Reads the section and appends its routes and their pools.
 pub(super) fn sandboxes(
@@ -40,7 +42,7 @@ pub(super) fn sandboxes(
         None => Vec::new(),
     };
     let items = fields.get("routes").and_then(|node| read::list(node, "sandbox routes", findings)).unwrap_or_default();
-    let mut indexes = Vec::new();
+    let mut sandboxes = Sandboxes { enabled, hosts, ..Sandboxes::default() };
     let mut seen = HashMap::new();
     for (index, item) in items.iter().enumerate() {
         let Some((route, pool)) = sandbox_route(item, index as u64 + 1, findings) else { continue };
@@ -52,12 +54,12 @@ pub(super) fn sandboxes(
                 .help(format!("the first time on line {line}"));
         }
         if enabled {
-            indexes.push(routes.len());
+            sandboxes.routes.push(routes.len());
             routes.push(Route { pool: pools.len(), ..route });
             pools.push(pool);
         }
     }
-    enabled.then_some(Sandboxes { hosts, routes: indexes })
+    Some(sandboxes)
 }
 
 /// Index of the pool is left to the caller.
@@ -84,22 +86,62 @@ fn sandbox_route(node: &Node<'_>, number: u64, findings: &mut Findings) -> Optio
         findings.uses(key, Feature::SandboxTtl);
     }
     let (sandbox, pattern, target) = (sandbox?, pattern?, target?);
+    let id = RouteId(format!("{SANDBOX}{sandbox}/{number}"));
+    Some(build(id, (sandbox, number), pattern, &target, priority, SandboxTimes::default(), node.at()))
+}
+
+/// A sandbox route that did not come from a file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SandboxParts<'a> {
+    pub(crate) sandbox_id: &'a str,
+    pub(crate) pattern: &'a str,
+    pub(crate) target_url: &'a str,
+    pub(crate) priority: i32,
+    pub(crate) id: u64,
+    pub(crate) times: SandboxTimes,
+}
+
+/// The route and its pool, or what is wrong. By the rules of a file.
+pub(crate) fn sandbox_parts(parts: &SandboxParts<'_>) -> Result<(Route, Pool), SandboxFault> {
+    let pattern = pattern::check(parts.pattern).map_err(SandboxFault::Pattern)?;
+    let target = address::check_url(parts.target_url).map_err(SandboxFault::Target)?;
+    if target.scheme == Scheme::H2c && !super::support::support(Feature::Http2Upstream).works {
+        return Err(SandboxFault::Target("h2c is not supported yet, use http:// or https://".into()));
+    }
+    let id = RouteId(format!("{SANDBOX}{}/{}", parts.sandbox_id, parts.id));
+    let sandbox = (parts.sandbox_id.to_owned(), parts.id);
+    Ok(build(id, sandbox, pattern, &target, parts.priority, parts.times, Position::default()))
+}
+
+/// Why `text` cannot be a sandbox's id; `None`: it can.
+pub(crate) fn sandbox_id_fault(text: &str) -> Option<String> {
+    id_fault(text)
+}
+
+fn build(
+    id: RouteId,
+    sandbox: (String, u64),
+    pattern: Pattern,
+    target: &Target,
+    priority: i32,
+    times: SandboxTimes,
+    at: Position,
+) -> (Route, Pool) {
     let path = match target.path.trim_end_matches('/') {
         "" => TargetPath::Keep,
         path => TargetPath::Prepend(path.to_owned()),
     };
-    let id = RouteId(format!("{SANDBOX}{sandbox}/{number}"));
     let pool_id = PoolId(format!("{ANONYMOUS}{id}"));
     let pool = Pool {
         host_header: HostHeader::Endpoint,
-        // The timeouts of seed 000.
         connections: Connections {
-            connect_timeout: Duration::from_secs(5),
-            response_header_timeout: Some(Duration::from_secs(30)),
+            connect_timeout: times.connect,
+            response_header_timeout: Some(times.response),
+            read_timeout: times.response,
             ..Connections::default()
         },
         expose_upstream_errors: true,
-        ..plain(pool_id, vec![of_target(&target, 1, path)], node.at())
+        ..plain(pool_id, vec![of_target(target, 1, path)], at)
     };
     let route = Route {
         id,
@@ -111,12 +153,12 @@ fn sandbox_route(node: &Node<'_>, number: u64, findings: &mut Findings) -> Optio
         priority,
         rewrite: None,
         pool: 0,
-        policy: Policy::default(),
+        policy: Policy { timeout: times.total, ..Policy::default() },
         middleware: None,
         require_mtls: false,
         traffic: None,
-        sandbox: Some((sandbox, number)),
-        at: node.at(),
+        sandbox: Some(sandbox),
+        at,
     };
-    Some((route, pool))
+    (route, pool)
 }

@@ -79,7 +79,7 @@ const TABLE: &[Support] = &[
         true,
         "serve plain text from a listener with `redirect_to: https` for now",
     ),
-    row(Feature::SandboxHosts, "`sandboxes.hosts`", false, REMOVE),
+    row(Feature::SandboxHosts, "`sandboxes.hosts`", true, REMOVE),
     row(
         Feature::SandboxTtl,
         "`ttl` of a sandbox route in a file",

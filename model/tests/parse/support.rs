@@ -46,5 +46,4 @@ fn a_refused_feature_is_told_once_at_its_key() {
     check(top("rollout: { cold_start_gate: true }"), "rollout.cold_start_gate");
     check(top("rollout: { auto_rollback: { error_budget_burn_rate: 10x } }"), "rollout.auto_rollback");
     check(top("rollout: { compare: {} }"), "rollout.compare");
-    check(top("sandboxes: { hosts: [a.b] }"), "sandboxes.hosts");
 }

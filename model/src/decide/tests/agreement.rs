@@ -216,7 +216,7 @@ prop_compose! {
         sandbox_hosts in prop::option::of(prop::collection::vec(some_host().prop_map(HostMatch::Wildcard), 0..3)),
     ) -> Config {
         let mut config = config(routes);
-        config.sandboxes = sandbox_hosts.map(|hosts| Sandboxes { hosts, routes: Vec::new() });
+        config.sandboxes = sandbox_hosts.map(|hosts| Sandboxes { hosts, ..Sandboxes::default() });
         config
     }
 }

@@ -1,0 +1,208 @@
+//! A sandbox route (seed 000): a regex on the path that sends a developer's requests to a backend of their own.
+//!
+//! It lives beside the file: added, listed and deleted one at a time through an API, and joined to whatever config is
+//! served. This module says what one IS, checks what somebody sent, and makes of it the [`Route`] and [`Pool`] that the
+//! rest of the program knows. It does not know where routes are kept or what the time is.
+//!
+//! Source: seed 000, rows S0-12 to S0-37 of the requirements, row "sandbox routes in a fleet" of the public interfaces.
+
+use std::time::Duration;
+
+use crate::config::{Config, Pool, Route, Sandboxes};
+use crate::parse::{SandboxParts, duration, sandbox_id_fault, sandbox_parts};
+
+/// Priority of a route that names none.
+pub const PRIORITY_DEFAULT: i32 = 100;
+/// Routes that are kept at a time, whatever their sandboxes.
+pub const ROUTES_MAX: usize = 50_000;
+/// Longest life that a `ttl` may give.
+pub const TTL_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A route that belongs to a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxRoute {
+    /// Unique over all sandboxes, never reused, at least 1.
+    pub id: u64,
+    /// Whose it is.
+    pub sandbox_id: String,
+    /// A regex that matches anywhere in the path unless anchored.
+    pub pattern: String,
+    /// Where requests go; a path goes before the request's.
+    pub target_url: String,
+    /// Lower is tried first.
+    pub priority: i32,
+    /// Unix time in milliseconds after which it is no route any more; `None`: it stays until it is deleted.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// How long the backends of sandbox routes may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SandboxTimes {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// From the request to the head of the answer, and between two pieces of its body.
+    pub response: Duration,
+    /// For the whole exchange; `None`: an answer may stream for as long as it moves.
+    pub total: Option<Duration>,
+}
+
+/// Those of seed 000.
+impl Default for SandboxTimes {
+    fn default() -> Self {
+        Self { connect: Duration::from_secs(5), response: Duration::from_secs(30), total: None }
+    }
+}
+
+/// What is wrong with a route that somebody sent. The texts are an interface where seed 000 has them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SandboxFault {
+    /// One of the two that seed 000 asks for is missing.
+    #[error("pattern and target_url are required")]
+    Incomplete,
+    /// No sandbox.
+    #[error("sandbox_id is required")]
+    NoSandbox,
+    /// A sandbox id that cannot be one.
+    #[error("invalid sandbox_id: {0}")]
+    Sandbox(String),
+    /// The regex does not compile, or would be too large.
+    #[error("invalid regex pattern: {0}")]
+    Pattern(String),
+    /// A ttl that is none.
+    #[error("invalid ttl: {0}")]
+    Ttl(String),
+    /// The target is no URL that a proxy can send to.
+    #[error("invalid target_url: {0}")]
+    Target(String),
+}
+
+/// The life of a route as a person writes it: `8h`, `1h30m`.
+///
+/// # Errors
+/// It is no duration, is zero, or is above [`TTL_MAX`].
+pub fn parse_ttl(text: &str) -> Result<Duration, SandboxFault> {
+    let ttl = duration(text).map_err(SandboxFault::Ttl)?;
+    match ttl {
+        Duration::ZERO => Err(SandboxFault::Ttl("it is zero; leave it out for a route that stays".into())),
+        ttl if ttl > TTL_MAX => Err(SandboxFault::Ttl("it is longer than a year".into())),
+        ttl => Ok(ttl),
+    }
+}
+
+impl SandboxRoute {
+    /// Checks everything that a person may have got wrong.
+    ///
+    /// # Errors
+    /// The first fault, in the order pattern and target missing, sandbox, pattern, target.
+    pub fn check(&self) -> Result<(), SandboxFault> {
+        self.compile(SandboxTimes::default()).map(drop)
+    }
+
+    /// Whether it is a route no more at this Unix time in milliseconds.
+    #[must_use]
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_some_and(|at_ms| at_ms <= now_ms)
+    }
+
+    /// Its place among sandbox routes: lower is tried first.
+    #[must_use]
+    pub fn order(&self) -> (i32, u64) {
+        (self.priority, self.id)
+    }
+
+    /// The route and its pool as a config has them. The route's pool index is left to [`join`].
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub fn compile(&self, times: SandboxTimes) -> Result<(Route, Pool), SandboxFault> {
+        if self.pattern.is_empty() || self.target_url.is_empty() {
+            return Err(SandboxFault::Incomplete);
+        }
+        if self.sandbox_id.is_empty() {
+            return Err(SandboxFault::NoSandbox);
+        }
+        if let Some(fault) = sandbox_id_fault(&self.sandbox_id) {
+            return Err(SandboxFault::Sandbox(fault));
+        }
+        let parts = SandboxParts {
+            sandbox_id: &self.sandbox_id,
+            pattern: &self.pattern,
+            target_url: &self.target_url,
+            priority: self.priority,
+            id: self.id,
+            times,
+        };
+        sandbox_parts(&parts)
+    }
+}
+
+/// Joins sandbox routes to a config: behind its own routes, in the order in which they come. A config that switches
+/// sandboxes off stays as it is.
+pub fn join(config: &mut Config, routes: impl IntoIterator<Item = (Route, Pool)>) {
+    let sandboxes = config.sandboxes.get_or_insert_with(Sandboxes::default);
+    if !sandboxes.enabled {
+        return;
+    }
+    for (route, pool) in routes {
+        sandboxes.routes.push(config.routes.len());
+        config.routes.push(Route { pool: config.pools.len(), ..route });
+        config.pools.push(pool);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{Reader, parse};
+
+    fn route(pattern: &str, target_url: &str) -> SandboxRoute {
+        SandboxRoute {
+            id: 7,
+            sandbox_id: "sandbox-1".into(),
+            pattern: pattern.into(),
+            target_url: target_url.into(),
+            priority: 10,
+            expires_at_ms: None,
+        }
+    }
+
+    #[test]
+    fn what_a_person_got_wrong_is_said_in_the_words_of_the_seed() {
+        let says = |route: &SandboxRoute| route.check().unwrap_err().to_string();
+        assert_eq!(says(&route("", "http://a")), "pattern and target_url are required");
+        assert_eq!(says(&route("^/a", "")), "pattern and target_url are required");
+        assert_eq!(
+            says(&SandboxRoute { sandbox_id: String::new(), ..route("a", "http://a") }),
+            "sandbox_id is required"
+        );
+        assert!(says(&route("(", "http://a")).starts_with("invalid regex pattern: "));
+        assert!(says(&route("(?=a)", "http://a")).contains("look-around"));
+        for target in ["localhost:80", "ftp://a", "http://u:p@a", "http://a?x=1", "http://", "http://a b"] {
+            assert!(says(&route("^/a", target)).starts_with("invalid target_url: "), "{target}");
+        }
+        let spaced = SandboxRoute { sandbox_id: "a b".into(), ..route("a", "http://a") };
+        assert!(says(&spaced).starts_with("invalid sandbox_id: "));
+        assert_eq!(route("^/api(/.*)?$", "https://httpbin.org/base/").check(), Ok(()));
+    }
+
+    #[test]
+    fn joined_routes_come_behind_those_of_the_file_with_a_pool_each() {
+        let text = "listen: :8080\nroutes: [{ to: http://a }]\n";
+        let (mut config, _) = parse("f", text, Reader::Local).unwrap();
+        let times = SandboxTimes { total: Some(Duration::from_secs(1)), ..SandboxTimes::default() };
+        join(&mut config, [route("^/x", "http://b/base").compile(times).unwrap()]);
+        let sandbox = &config.routes[1];
+        assert_eq!((sandbox.id.0.as_str(), sandbox.pool, sandbox.priority), ("sandbox/sandbox-1/7", 1, 10));
+        assert_eq!(sandbox.policy.timeout, Some(Duration::from_secs(1)));
+        assert_eq!(config.pools[1].connections.connect_timeout, Duration::from_secs(5));
+        assert_eq!(config.sandboxes.unwrap().routes, [1]);
+    }
+
+    #[test]
+    fn a_config_that_switches_sandboxes_off_is_joined_by_none() {
+        let text = "routes: [{ to: http://a }]\nsandboxes: { enabled: false }\n";
+        let (mut config, _) = parse("f", text, Reader::Local).unwrap();
+        join(&mut config, [route("^/x", "http://b").compile(SandboxTimes::default()).unwrap()]);
+        assert_eq!(config.routes.len(), 1);
+    }
+}
