@@ -1,10 +1,17 @@
-//! Answers that the proxy makes itself: refusals, redirects, metrics on a data-plane listener.
+//! Answers that the proxy makes itself: refusals, redirects, metrics on a data-plane listener, and what the stages of a
+//! route answer ([`Local`]).
 //!
-//! Refusals are JSON; the fields are an interface (see [`crate::error::Category`]).
+//! Refusals are JSON; the fields are an interface (see [`crate::error::Category`]). Every answer carries what the route's
+//! stages want in answers.
+
+use std::task::{Context, Poll, ready};
+use std::{fmt, io};
 
 use crate::access_log::json_string;
+use crate::admission::edits;
 use crate::connection::After;
 use crate::error::Category;
+use crate::http1::body::Coding;
 use crate::http1::framing::{Framing, Version};
 use crate::http1::request_head::RequestHead;
 use crate::http1::write;
@@ -95,6 +102,127 @@ impl<'a> Refusal<'a> {
     }
 }
 
+/// What a stage answers.
+#[derive(Debug)]
+#[allow(dead_code, reason = "the first stages use a part of it")]
+pub(crate) enum Local {
+    /// A refusal, as JSON.
+    Refusal {
+        category: Category,
+        /// Added to `error`; may be empty.
+        rule: &'static str,
+    },
+    /// Any other answer.
+    Whole {
+        status: u16,
+        /// Why the proxy answers itself, where that is a refusal.
+        reason: Option<Category>,
+        /// Whole lines, without those that say how the content ends, `Date` and `Connection`.
+        lines: Vec<u8>,
+        content: Content,
+    },
+}
+
+/// The content of an answer of the proxy's own.
+#[allow(dead_code, reason = "the first stages use a part of it")]
+pub(crate) enum Content {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// It comes in pieces.
+    Pieces {
+        /// Of all pieces together, if that is known.
+        length: Option<u64>,
+        source: Box<dyn Source>,
+    },
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(content) => write!(f, "{} bytes", content.len()),
+            Self::Pieces { length, .. } => write!(f, "pieces of {length:?} bytes"),
+        }
+    }
+}
+
+/// Where content that comes in pieces comes from.
+pub(crate) trait Source {
+    /// Appends the next piece to `out`, at most about 64 KiB; whether there is more. An error breaks the answer off.
+    fn poll_piece(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<bool>>;
+}
+
+/// Content on its way to a client, framed for it.
+pub(crate) struct Streamed {
+    source: Box<dyn Source>,
+    coding: Coding,
+    /// Bytes that are still to come, if that is known.
+    left: Option<u64>,
+    bytes: u64,
+    piece: Vec<u8>,
+}
+
+impl fmt::Debug for Streamed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streamed").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Streamed {
+    /// Appends the next piece as the client is to see it to `out`; whether there is more.
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<bool>> {
+        self.piece.clear();
+        let more = ready!(self.source.poll_piece(cx, &mut self.piece))?;
+        self.bytes += self.piece.len() as u64;
+        if let Some(left) = &mut self.left {
+            // Never more or less than was announced.
+            *left = left.checked_sub(self.piece.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
+            if !more && *left > 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        write::content(out, self.coding, &self.piece);
+        if !more && self.coding == Coding::Chunked {
+            out.extend_from_slice(b"0\r\n\r\n");
+        }
+        Poll::Ready(Ok(more))
+    }
+
+    /// Content that was given out.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Local {
+    pub(crate) const fn refusal(category: Category, rule: &'static str) -> Self {
+        Self::Refusal { category, rule }
+    }
+
+    /// Composes the answer and notes it in `record`: its bytes, the content if that comes in pieces, and what becomes of
+    /// the connection.
+    pub(crate) fn compose(
+        self,
+        worker: &Worker,
+        record: &mut Record,
+        manner: Manner,
+    ) -> (Vec<u8>, Option<Streamed>, After) {
+        match self {
+            Self::Refusal { category, rule } => {
+                (Refusal::rule(category, rule).compose(worker, record, manner), None, manner.after)
+            }
+            Self::Whole { status, reason, lines, content } => {
+                (record.status, record.reason) = (status, reason);
+                match content {
+                    Content::Whole(content) => (compose(worker, record, manner, &lines, &content), None, manner.after),
+                    Content::Pieces { length, source } => {
+                        compose_pieces(worker, record, manner, &lines, length, source)
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A 308 to the same address under https.
 pub(crate) fn redirect(worker: &Worker, record: &mut Record, manner: Manner, location: &str) -> Vec<u8> {
     record.status = 308;
@@ -113,24 +241,75 @@ pub(crate) fn ok(worker: &Worker, record: &mut Record, manner: Manner, content_t
 
 fn compose(worker: &Worker, record: &mut Record, manner: Manner, lines: &[u8], body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + lines.len() + body.len());
-    out.extend_from_slice(b"HTTP/1.1 ");
-    write::decimal(&mut out, u64::from(record.status));
-    out.push(b' ');
-    out.extend_from_slice(reason(record.status).as_bytes());
-    out.extend_from_slice(b"\r\n");
-    out.extend_from_slice(lines);
-    out.extend_from_slice(b"Content-Length: ");
-    write::decimal(&mut out, body.len() as u64);
-    out.extend_from_slice(b"\r\nDate: ");
-    worker.write_http_date(&mut out);
-    out.extend_from_slice(b"\r\n");
-    connection_line(&mut out, manner.version, manner.after == After::Reuse);
-    out.extend_from_slice(b"\r\n");
+    write_head(&mut out, worker, record, manner, lines, Ends::After(body.len() as u64));
     if !manner.head {
         out.extend_from_slice(body);
         record.response_bytes = body.len() as u64;
     }
     out
+}
+
+fn compose_pieces(
+    worker: &Worker,
+    record: &mut Record,
+    mut manner: Manner,
+    lines: &[u8],
+    length: Option<u64>,
+    source: Box<dyn Source>,
+) -> (Vec<u8>, Option<Streamed>, After) {
+    let ends = match (length, manner.version) {
+        (Some(length), _) => Ends::After(length),
+        (None, Version::Http11) => Ends::WithLastChunk,
+        (None, Version::Http10) => Ends::WithConnection,
+    };
+    if ends == Ends::WithConnection && manner.after == After::Reuse {
+        manner.after = After::Close;
+    }
+    let coding = if ends == Ends::WithLastChunk { Coding::Chunked } else { Coding::Identity };
+    let mut out = Vec::with_capacity(256 + lines.len());
+    write_head(&mut out, worker, record, manner, lines, ends);
+    let streamed = Streamed { source, coding, left: length, bytes: 0, piece: Vec::new() };
+    (out, (!manner.head).then_some(streamed), manner.after)
+}
+
+/// How content ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    After(u64),
+    WithLastChunk,
+    WithConnection,
+}
+
+fn write_head(out: &mut Vec<u8>, worker: &Worker, record: &Record, manner: Manner, lines: &[u8], ends: Ends) {
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write::decimal(out, u64::from(record.status));
+    out.push(b' ');
+    out.extend_from_slice(reason(record.status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    match record.edits.as_ref().map(|edits| &edits.response) {
+        None => out.extend_from_slice(lines),
+        Some(edits) => {
+            let kept = edits::lines(lines).filter(|line| !edits.removes(edits::name_of(line)));
+            kept.for_each(|line| out.extend_from_slice(line));
+            out.extend_from_slice(edits.lines());
+        }
+    }
+    match ends {
+        // There is no content, and no length of it, in answers with these (RFC 9110 §8.6).
+        Ends::After(_) if record.status == 204 || record.status == 304 => {}
+        Ends::After(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            write::decimal(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        Ends::WithLastChunk => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Ends::WithConnection => {}
+    }
+    out.extend_from_slice(b"Date: ");
+    worker.write_http_date(out);
+    out.extend_from_slice(b"\r\n");
+    connection_line(out, manner.version, manner.after == After::Reuse);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Says what becomes of the connection where the version does not say it already (RFC 9112 §9.3).

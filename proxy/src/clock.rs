@@ -24,6 +24,11 @@ impl Moment {
         Self(tick * TICK.as_nanos() as u64)
     }
 
+    /// The tick that this moment lies in.
+    pub(crate) const fn tick(self) -> u64 {
+        self.0 / TICK.as_nanos() as u64
+    }
+
     /// Nanoseconds since the process first asked.
     pub(crate) const fn nanos(self) -> u64 {
         self.0

@@ -16,10 +16,13 @@ use memchr::memmem;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::answer::Refusal;
+use crate::admission::Suspended;
+use crate::admission::wait::LOOK_TICKS;
+use crate::answer::{Refusal, Streamed};
 use crate::clock::Moment;
 use crate::error::Category;
 use crate::proxy_protocol;
+use crate::record::Record;
 use crate::request::{self, Answer, Begun};
 use crate::shared::Permit;
 use crate::snapshot::TickLimits;
@@ -101,6 +104,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long, and how much, a connection that ends still reads.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
+/// Of making and sending one piece of an answer that comes in pieces.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of sending an answer of the proxy's own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -189,14 +194,18 @@ async fn before<T>(timer: &Timer, deadline: u64, future: impl Future<Output = T>
 impl Connection {
     async fn serve_requests(&mut self, worker: &Rc<Worker>) {
         loop {
-            let after = match poll_fn(|cx| self.poll_next(cx, worker)).await {
+            let mut next = poll_fn(|cx| self.poll_next(cx, worker)).await;
+            while let Next::Begun(Begun::Suspended(waiting)) = next {
+                next = Box::pin(self.wait(worker, waiting)).await;
+            }
+            let after = match next {
                 Next::Begun(Begun::Forwarded(mut slot)) => {
                     let after = slot.run(self, worker).await;
                     worker.give_slot(slot);
                     after
                 }
                 Next::Begun(Begun::Answered(answer)) => Box::pin(self.answer(worker, answer)).await,
-                Next::Begun(Begun::Partial) | Next::End => return,
+                Next::Begun(Begun::Partial | Begun::Suspended(_)) | Next::End => return,
             };
             match after {
                 After::Reuse => {
@@ -269,13 +278,17 @@ impl Connection {
         if matches!(begun, Begun::Partial) {
             return None;
         }
+        self.take_from_inbox(consumed);
+        Some(begun)
+    }
+
+    fn take_from_inbox(&mut self, consumed: usize) {
         if consumed == self.inbox.len() {
             // No buffer stays with the connection.
             self.inbox = Vec::new();
         } else {
             self.inbox.drain(..consumed);
         }
-        Some(begun)
     }
 
     /// Nothing to read: ends the connection if it waited too long or the proxy is draining, else sets the timer.
@@ -299,11 +312,63 @@ impl Connection {
         Poll::Ready(Next::Begun(Begun::Answered(request::refuse_early(worker, view, &self.peer, &refusal))))
     }
 
+    /// Waits with a request for one of its route's stages, and goes on with it.
+    async fn wait(&mut self, worker: &Rc<Worker>, mut waiting: Box<Suspended>) -> Next {
+        let then = poll_fn(|cx| {
+            if let Poll::Ready(then) = waiting.poll(cx, worker) {
+                return Poll::Ready(Some(then));
+            }
+            if self.timer.is_due() && self.is_client_gone() {
+                return Poll::Ready(None);
+            }
+            self.timer.arm(cx, waiting.deadline().min(worker.wheel.now() + LOOK_TICKS));
+            Poll::Pending
+        })
+        .await;
+        let Some(then) = then else {
+            let record = &mut waiting.record;
+            (record.status, record.reason) = (Category::ClientClosed.status(), Some(Category::ClientClosed));
+            record.finish(worker, Moment::now());
+            return Next::End;
+        };
+        let mut rest = Some((*waiting, then));
+        poll_fn(|cx| {
+            // Polled once: this is here for the context.
+            let Some((waiting, then)) = rest.take() else { return Poll::Ready(Next::End) };
+            let (begun, consumed) = request::resume(cx, worker, &self.peer, waiting, then, &self.inbox);
+            self.take_from_inbox(consumed);
+            Poll::Ready(Next::Begun(begun))
+        })
+        .await
+    }
+
     async fn answer(&mut self, worker: &Rc<Worker>, answer: Box<Answer>) -> After {
-        let Answer { mut record, bytes, after } = *answer;
+        let Answer { mut record, bytes, content, mut after } = *answer;
         self.send_all(worker, bytes).await;
+        if let Some(content) = content
+            && self.send_pieces(worker, content, &mut record).await.is_none()
+        {
+            after = After::Reset;
+        }
         record.finish(worker, Moment::now());
         after
+    }
+
+    /// Sends content that comes in pieces. `None`: not to its end.
+    async fn send_pieces(&mut self, worker: &Worker, mut content: Streamed, record: &mut Record) -> Option<()> {
+        let Self { stream, outbox, timer, .. } = self;
+        let mut piece = Vec::new();
+        loop {
+            piece.clear();
+            let deadline = worker.wheel.after(PIECE_TIMEOUT);
+            let more = before(timer, deadline, poll_fn(|cx| content.poll_piece(cx, &mut piece))).await?.ok()?;
+            outbox.queue(&piece);
+            before(timer, deadline, poll_fn(|cx| outbox.poll_drain(cx, stream))).await?.ok()?;
+            record.response_bytes = content.bytes();
+            if !more {
+                return Some(());
+            }
+        }
     }
 
     /// Sends what the client takes of `bytes` now and keeps the rest in the outbox.

@@ -225,7 +225,8 @@ impl Exchange {
             refused: None,
             attempt_started: record.started,
             progress: now,
-            total_deadline: compiled.timeout.map_or(NEVER, |ticks| now + ticks + 1),
+            // A stage may have waited since.
+            total_deadline: compiled.timeout.map_or(NEVER, |ticks| record.started.tick() + ticks + 1),
             try_deadline: per_try.map_or(NEVER, |ticks| now + ticks + 1),
             pace: Pace::new(now),
             record,

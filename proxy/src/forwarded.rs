@@ -51,6 +51,8 @@ fn parse_ip(text: &[u8]) -> Option<IpAddr> {
 /// What the header lines say.
 #[derive(Debug)]
 pub(crate) struct Hop<'a> {
+    /// Lines that the route does without, or sets itself.
+    pub(crate) without: KnownSet,
     pub(crate) client: Client,
     pub(crate) peer: &'a str,
     pub(crate) https: bool,
@@ -72,29 +74,36 @@ pub(crate) const WITHOUT: KnownSet = KnownSet::of(&[
 pub(crate) fn write_lines(out: &mut Vec<u8>, hop: &Hop<'_>, bytes: &[u8], head: &RequestHead<'_>, fields: &Fields) {
     let proto: &[u8] = if hop.https { b"https" } else { b"http" };
     let kept = |known| fields.first(known).filter(|_| hop.client.trusted_peer).map(|field| field.value.of_bytes(bytes));
-    out.extend_from_slice(b"X-Forwarded-For: ");
-    if hop.client.trusted_peer {
-        write_list(out, Known::XForwardedFor, bytes, fields);
+    let wanted = |known| !hop.without.contains(known);
+    if wanted(Known::XForwardedFor) {
+        out.extend_from_slice(b"X-Forwarded-For: ");
+        if hop.client.trusted_peer {
+            write_list(out, Known::XForwardedFor, bytes, fields);
+        }
+        out.extend_from_slice(hop.peer.as_bytes());
+        out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(hop.peer.as_bytes());
-    out.extend_from_slice(b"\r\n");
-    write::field(out, b"X-Forwarded-Proto", kept(Known::XForwardedProto).unwrap_or(proto));
+    if wanted(Known::XForwardedProto) {
+        write::field(out, b"X-Forwarded-Proto", kept(Known::XForwardedProto).unwrap_or(proto));
+    }
     let host = kept(Known::XForwardedHost).unwrap_or(head.authority.as_bytes());
     // A client of HTTP/1.0 may have named none.
-    if !host.is_empty() {
+    if wanted(Known::XForwardedHost) && !host.is_empty() {
         write::field(out, b"X-Forwarded-Host", host);
     }
-    out.extend_from_slice(b"X-Real-IP: ");
-    match kept(Known::XRealIp) {
-        Some(ip) => out.extend_from_slice(ip),
-        None if hop.client.trusted_peer => {
-            use std::io::Write as _;
-            // Writing to a vector cannot fail.
-            let _ = write!(out, "{}", hop.client.ip);
+    if wanted(Known::XRealIp) {
+        out.extend_from_slice(b"X-Real-IP: ");
+        match kept(Known::XRealIp) {
+            Some(ip) => out.extend_from_slice(ip),
+            None if hop.client.trusted_peer => {
+                use std::io::Write as _;
+                // Writing to a vector cannot fail.
+                let _ = write!(out, "{}", hop.client.ip);
+            }
+            None => out.extend_from_slice(hop.peer.as_bytes()),
         }
-        None => out.extend_from_slice(hop.peer.as_bytes()),
+        out.extend_from_slice(b"\r\n");
     }
-    out.extend_from_slice(b"\r\n");
     if hop.client.trusted_peer && fields.first(Known::Forwarded).is_some() {
         out.extend_from_slice(b"Forwarded: ");
         write_list(out, Known::Forwarded, bytes, fields);
@@ -104,7 +113,9 @@ pub(crate) fn write_lines(out: &mut Vec<u8>, hop: &Hop<'_>, bytes: &[u8], head: 
             out.extend_from_slice(part);
         }
     }
-    write::field(out, b"X-Request-Id", hop.request_id);
+    if wanted(Known::XRequestId) {
+        write::field(out, b"X-Request-Id", hop.request_id);
+    }
     out.extend_from_slice(if head.version == Version::Http10 {
         b"Via: 1.0 sealane\r\n"
     } else {
@@ -165,7 +176,7 @@ mod tests {
             let mut fields = Fields::default();
             let head = RequestHead::parse(text.as_bytes(), &LIMITS, &mut fields).unwrap().unwrap();
             let client = Client::find(peer.parse().unwrap(), &trusted(), text.as_bytes(), &fields);
-            let hop = Hop { client, peer, https: false, request_id: b"id" };
+            let hop = Hop { without: KnownSet::default(), client, peer, https: false, request_id: b"id" };
             let mut out = Vec::new();
             write_lines(&mut out, &hop, text.as_bytes(), &head, &fields);
             String::from_utf8(out).unwrap()

@@ -23,12 +23,14 @@ mod sockets;
 mod view;
 
 // A request on its way through.
+mod admission;
 mod answer;
 mod balance;
 mod connection;
 mod exchange;
 mod forwarded;
 mod listener;
+mod middleware;
 mod proxy_protocol;
 mod record;
 mod request;

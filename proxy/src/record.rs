@@ -8,6 +8,7 @@ use sealane_model::config::LogFormat;
 use sealane_model::latency;
 
 use crate::access_log::json_string;
+use crate::admission::Edits;
 use crate::clock::{Civil, Moment, digits};
 use crate::connection::Peer;
 use crate::error::{Category, Fault};
@@ -38,6 +39,8 @@ pub(crate) struct Record {
     pub(crate) response_bytes: u64,
     /// From the last attempt's connection to its response head.
     pub(crate) upstream_us: Option<u64>,
+    /// What the route's stages want; `None`: nothing.
+    pub(crate) edits: Option<Box<Edits>>,
     /// The request id, then two pieces of the line.
     facts: Vec<u8>,
     id_end: usize,
@@ -73,6 +76,7 @@ impl Record {
             request_bytes: 0,
             response_bytes: 0,
             upstream_us: None,
+            edits: None,
             id_end: facts.len(),
             piece_end: facts.len(),
             facts,
@@ -89,6 +93,11 @@ impl Record {
 
     pub(crate) fn request_id(&self) -> &[u8] {
         &self.facts[..self.id_end]
+    }
+
+    /// What the route's stages want, to add to it.
+    pub(crate) fn edit(&mut self, worker: &Worker) -> &mut Edits {
+        self.edits.get_or_insert_with(|| worker.take_edits())
     }
 
     /// The request is over: counts it and writes its line.
@@ -119,6 +128,9 @@ impl Record {
             });
         }
         worker.give_buffer(std::mem::take(&mut self.facts));
+        if let Some(edits) = self.edits.take() {
+            worker.give_edits(edits);
+        }
     }
 
     fn write_json_facts(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
@@ -183,6 +195,18 @@ impl Record {
         }
         out.extend_from_slice(b",\"retries\":");
         decimal(out, u64::from(self.attempts.saturating_sub(1)));
+        let notes = self.edits.as_ref().map(|edits| edits.notes).unwrap_or_default();
+        for (name, note, default) in [
+            ("cache", notes.cache, "bypass"),
+            ("breaker_state", notes.breaker, "closed"),
+            ("canary_variant", notes.variant, "stable"),
+        ] {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":\"");
+            out.extend_from_slice(if note.is_empty() { default } else { note }.as_bytes());
+            out.push(b'"');
+        }
         out.extend_from_slice(&snapshot.log_members);
         out.extend_from_slice(b",\"reason\":\"");
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());

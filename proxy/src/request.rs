@@ -1,6 +1,7 @@
 //! The life of a request from its head to its first attempt, one function per phase, in order:
-//! judge the head → see the snapshot → match a route → check what the route asks for → pick an endpoint → write the head
-//! for it and send. All of it happens in the poll that read the head.
+//! judge the head → see the snapshot → match a route → check what the route asks for → run its stages → pick an endpoint →
+//! write the head for it and send. All of it happens in the poll that read the head, unless a stage waits: then the
+//! connection's task waits with it ([`Begun::Suspended`]), and [`resume`] goes on.
 //!
 //! What follows (the answer, the bodies, further attempts) is [`crate::exchange`]; the end is [`crate::record`].
 
@@ -11,7 +12,8 @@ use sealane_model::config::{Balancer, HashKey};
 use sealane_model::decide::{self, Decision, HeaderView as _};
 
 use crate::admin;
-use crate::answer::{self, Manner, Refusal};
+use crate::admission::{Admitted, Suspended, Then};
+use crate::answer::{self, Local, Manner, Refusal, Streamed};
 use crate::balance::{NoEndpoint, Pick, fnv, mix};
 use crate::clock::Moment;
 use crate::connection::{After, Peer};
@@ -36,13 +38,18 @@ pub(crate) enum Begun {
     Forwarded(Slot),
     /// The proxy answers itself.
     Answered(Box<Answer>),
+    /// A stage waits. The bytes were not taken: they are wanted again, by [`resume`].
+    Suspended(Box<Suspended>),
 }
 
 /// An answer of the proxy's own.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) record: Record,
+    /// The head, and the content if it is whole.
     pub(crate) bytes: Vec<u8>,
+    /// The content, if it comes in pieces.
+    pub(crate) content: Option<Streamed>,
     pub(crate) after: After,
 }
 
@@ -73,22 +80,87 @@ pub(crate) fn begin(cx: &mut Context<'_>, worker: &Rc<Worker>, peer: &Peer, byte
         return (answered(worker, record, &request, &Refusal::of(Category::Misdirected)), head.length);
     };
     if let Some(bytes) = answer_for_listener(worker, &view, listener, &request, fields, &mut record) {
-        return (
-            Begun::Answered(Box::new(Answer { record, bytes, after: Manner::of(&head, worker).after })),
-            head.length,
-        );
+        let after = Manner::of(&head, worker).after;
+        return (Begun::Answered(Box::new(Answer { record, bytes, content: None, after })), head.length);
     }
     match route(&view, &request, fields).and_then(|route| {
         record.route = Some(route);
-        check(&view.snapshot.routes[route], &view, &request)?;
-        pick(worker, &view, route, &request, fields).map(|picked| (route, picked))
+        check(&view.snapshot.routes[route], &view, &request).map(|()| route)
     }) {
-        Ok((route, picked)) => {
+        Ok(route) => pass(cx, worker, record, route, 0, &request, fields),
+        Err(refusal) => (answered(worker, record, &request, &refusal), head.length),
+    }
+}
+
+/// Goes on with a request whose stage waited: `bytes` are those that it began with, and maybe more.
+/// Returns how many of them it took.
+pub(crate) fn resume(
+    cx: &mut Context<'_>,
+    worker: &Rc<Worker>,
+    peer: &Peer,
+    waiting: Suspended,
+    then: Then,
+    bytes: &[u8],
+) -> (Begun, usize) {
+    let Suspended { mut record, route, stage, .. } = waiting;
+    let view = Rc::clone(&record.view);
+    let mut fields = worker.fields.borrow_mut();
+    let fields = &mut *fields;
+    let head = match RequestHead::parse(bytes, &view.snapshot.head_limits, fields) {
+        Ok(Some(head)) => head,
+        // It was a head before.
+        Ok(None) => return (refuse_unread(worker, view, peer, RequestFault::Malformed("lost head")), bytes.len()),
+        Err(fault) => return (refuse_unread(worker, view, peer, fault), bytes.len()),
+    };
+    let client = Client::find(peer.ip, &view.snapshot.trusted, bytes, fields);
+    let request = Request { bytes, head: &head, peer, client };
+    let next = match then {
+        Then::Continue(later) => {
+            record.edit(worker).merge(*later);
+            stage + 1
+        }
+        Then::Again => stage,
+        Then::Answer(later, local) => {
+            record.edit(worker).merge(*later);
+            return (answered_locally(worker, record, &request, *local), head.length);
+        }
+    };
+    // Matching again leaves in the scratch what the path is written from; the route is the same.
+    let seen = FieldView { bytes, fields };
+    view.snapshot.table.decide(&decide_head(&request, &seen), &mut view.scratch.borrow_mut());
+    pass(cx, worker, record, route, next, &request, fields)
+}
+
+/// Runs the route's stages from number `stage` on, and forwards.
+fn pass(
+    cx: &mut Context<'_>,
+    worker: &Rc<Worker>,
+    mut record: Record,
+    route: usize,
+    stage: usize,
+    request: &Request<'_>,
+    fields: &mut Fields,
+) -> (Begun, usize) {
+    let view = Rc::clone(&record.view);
+    if let Some(admission) = &view.snapshot.routes[route].admission {
+        match admission.admit(stage, worker, &mut record, request, fields) {
+            Admitted::Yes => {}
+            Admitted::Answered(local) => {
+                return (answered_locally(worker, record, request, *local), request.head.length);
+            }
+            Admitted::Waits(stage, wait) => {
+                return (Begun::Suspended(Box::new(Suspended::new(record, route, stage, wait, worker))), 0);
+            }
+        }
+    }
+    let pool = record.edits.as_ref().and_then(|edits| edits.pool).unwrap_or(view.snapshot.routes[route].pool);
+    match pick(worker, &view, route, pool, request, fields) {
+        Ok(picked) => {
             let mut slot = worker.take_slot();
-            let consumed = Exchange::begin(&mut slot, cx, worker, record, route, picked, &request, fields);
+            let consumed = Exchange::begin(&mut slot, cx, worker, record, route, picked, request, fields);
             (Begun::Forwarded(slot), consumed)
         }
-        Err(refusal) => (answered(worker, record, &request, &refusal), head.length),
+        Err(refusal) => (answered(worker, record, request, &refusal), request.head.length),
     }
 }
 
@@ -181,11 +253,12 @@ fn pick<'a>(
     worker: &Worker,
     view: &View,
     route: usize,
+    index: usize,
     request: &Request<'a>,
     fields: &Fields,
 ) -> Result<Picked, Refusal<'a>> {
     let route = &view.snapshot.routes[route];
-    let pool = &view.snapshot.pools[route.pool];
+    let pool = &view.snapshot.pools[index];
     let hash = match &pool.balancer {
         Balancer::IpHash => match request.client.ip {
             std::net::IpAddr::V4(ip) => fnv(&ip.octets()),
@@ -199,7 +272,7 @@ fn pick<'a>(
     let hash = if hash == 0 { mix(random) } else { hash };
     let pick = Pick { rotation: &route.rotation, now: Moment::of_tick(worker.wheel.now()), random, hash, tried: &[] };
     match pick.endpoint(pool) {
-        Ok(endpoint) => Ok(Picked { pool: route.pool, endpoint, hash }),
+        Ok(endpoint) => Ok(Picked { pool: index, endpoint, hash }),
         Err(NoEndpoint::NoneHealthy | NoEndpoint::AllTried) => Err(Refusal::of(Category::NoHealthyUpstream)),
     }
 }
@@ -228,7 +301,12 @@ fn answered(worker: &Worker, mut record: Record, request: &Request<'_>, refusal:
         manner.after = After::Linger;
     }
     let bytes = refusal.compose(worker, &mut record, manner);
-    Begun::Answered(Box::new(Answer { record, bytes, after: manner.after }))
+    Begun::Answered(Box::new(Answer { record, bytes, content: None, after: manner.after }))
+}
+
+fn answered_locally(worker: &Worker, mut record: Record, request: &Request<'_>, local: Local) -> Begun {
+    let (bytes, content, after) = local.compose(worker, &mut record, Manner::of(request.head, worker));
+    Begun::Answered(Box::new(Answer { record, bytes, content, after }))
 }
 
 /// Refuses a request whose head cannot be believed; the connection ends.
@@ -246,5 +324,5 @@ pub(crate) fn refuse_early(worker: &Worker, view: Rc<View>, peer: &Peer, refusal
     let client = Client { ip: peer.ip, trusted_peer: false };
     let mut record = Record::begin(worker, view, peer, client, None);
     let bytes = refusal.compose(worker, &mut record, Manner::LAST);
-    Box::new(Answer { record, bytes, after: After::Linger })
+    Box::new(Answer { record, bytes, content: None, after: After::Linger })
 }

@@ -20,7 +20,7 @@ pub(crate) struct Shared {
     pub(crate) live: Live,
     pub(crate) registry: Registry,
     pub(crate) log: LogWriter,
-    pub(crate) admission: Admission,
+    pub(crate) clients: Clients,
     pub(crate) others: Others,
     stage: AtomicU8,
 }
@@ -45,7 +45,7 @@ impl Shared {
             live: Live::new(threads),
             registry: Registry::new(threads),
             log,
-            admission: Admission::default(),
+            clients: Clients::default(),
             others: Others::default(),
             stage: AtomicU8::new(0),
         }
@@ -72,7 +72,7 @@ impl Shared {
 
 /// Client connections, counted in all and by client address.
 #[derive(Debug, Default)]
-pub(crate) struct Admission {
+pub(crate) struct Clients {
     open: AtomicUsize,
     by_client: [Mutex<HashMap<IpAddr, u32>>; SHARDS],
 }
@@ -89,16 +89,16 @@ pub(crate) struct Permit {
 impl Permit {
     /// Lets a connection in, unless that would be one too many in all or for its client address.
     pub(crate) fn take(shared: &Arc<Shared>, client: IpAddr, all_max: usize, client_max: usize) -> Option<Self> {
-        let admission = &shared.admission;
-        if admission.open.fetch_add(1, Ordering::Relaxed) >= all_max {
-            admission.open.fetch_sub(1, Ordering::Relaxed);
+        let counts = &shared.clients;
+        if counts.open.fetch_add(1, Ordering::Relaxed) >= all_max {
+            counts.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut clients = lock(admission.shard(client));
+        let mut clients = lock(counts.shard(client));
         let open = clients.entry(client).or_insert(0);
         if *open as usize >= client_max {
             drop(clients);
-            admission.open.fetch_sub(1, Ordering::Relaxed);
+            counts.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         *open += 1;
@@ -108,9 +108,9 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let admission = &self.shared.admission;
-        admission.open.fetch_sub(1, Ordering::Relaxed);
-        let mut clients = lock(admission.shard(self.client));
+        let counts = &self.shared.clients;
+        counts.open.fetch_sub(1, Ordering::Relaxed);
+        let mut clients = lock(counts.shard(self.client));
         if let Some(open) = clients.get_mut(&self.client) {
             *open -= 1;
             if *open == 0 {
@@ -120,7 +120,7 @@ impl Drop for Permit {
     }
 }
 
-impl Admission {
+impl Clients {
     fn shard(&self, client: IpAddr) -> &Mutex<HashMap<IpAddr, u32>> {
         let byte = match client {
             IpAddr::V4(ip) => ip.octets().iter().fold(0, |sum: u8, byte| sum.wrapping_mul(31).wrapping_add(*byte)),

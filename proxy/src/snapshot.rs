@@ -9,6 +9,7 @@ use sealane_model::config::{Balancer, CidrBlock, Config, HostHeader, PassiveHeal
 use sealane_model::decide::RouteTable;
 
 use crate::access_log::LogPlan;
+use crate::admission::Admission;
 use crate::http1::request_head::HeadLimits;
 use crate::live::{Budget, EndpointLive, PoolLive, Rotation};
 use crate::proxy::RevisionTag;
@@ -76,7 +77,8 @@ pub(crate) struct CompiledRoute {
     pub(crate) body_bytes_max: u64,
     pub(crate) require_tls: bool,
     pub(crate) require_mtls: bool,
-    pub(crate) edits: Option<CompiledEdits>,
+    /// What it does with a request before it may pass; `None`: nothing.
+    pub(crate) admission: Option<Box<Admission>>,
     pub(crate) sandbox: Option<CompiledSandbox>,
 }
 
@@ -87,15 +89,6 @@ pub(crate) struct CompiledRetries {
     /// Ticks.
     pub(crate) per_try: Option<u64>,
     pub(crate) budget: Arc<Budget>,
-}
-
-/// Edits of a request's fields: these names out, these lines in.
-#[derive(Debug, Default)]
-pub(crate) struct CompiledEdits {
-    /// Lower case.
-    pub(crate) without: Vec<String>,
-    /// Whole lines.
-    pub(crate) lines: Vec<u8>,
 }
 
 /// Whole lines for routes that came from a sandbox.

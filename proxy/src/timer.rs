@@ -89,8 +89,9 @@ impl Wheel {
 }
 
 /// Whole ticks of a duration, rounded up.
-pub(crate) fn ticks(duration: Duration) -> u64 {
-    duration.as_millis().div_ceil(TICK.as_millis()).min(u128::from(u32::MAX)) as u64
+pub(crate) const fn ticks(duration: Duration) -> u64 {
+    let ticks = duration.as_millis().div_ceil(TICK.as_millis());
+    if ticks < u32::MAX as u128 { ticks as u64 } else { u32::MAX as u64 }
 }
 
 enum Turn {

@@ -16,6 +16,7 @@ use tokio::time::{self, MissedTickBehavior};
 use tracing::error;
 
 use crate::access_log::{LogBuffer, LogPlan};
+use crate::admission::Edits;
 use crate::balance::mix;
 use crate::clock::{Civil, Moment, unix_nanos};
 use crate::exchange::Slot;
@@ -49,6 +50,8 @@ pub(crate) struct Worker {
     view: RefCell<Option<Rc<View>>>,
     buffers: RefCell<Vec<Vec<u8>>>,
     slots: RefCell<Vec<Slot>>,
+    #[expect(clippy::vec_box, reason = "records hold the box itself, which is used again")]
+    edits: RefCell<Vec<Box<Edits>>>,
     wall: RefCell<Wall>,
     log: RefCell<LogBuffer>,
     random: Cell<u64>,
@@ -95,6 +98,7 @@ impl Worker {
             view: RefCell::default(),
             buffers: RefCell::new(Vec::with_capacity(BUFFERS_MAX)),
             slots: RefCell::new(Vec::with_capacity(BUFFERS_MAX)),
+            edits: RefCell::default(),
             wall: RefCell::new(Wall { moment: Moment::now(), unix_nanos: 0, second: u64::MAX, http_date: Vec::new() }),
             log: RefCell::new(LogBuffer::new(shared.log.clone())),
             random: Cell::new(u64::from_ne_bytes(seed)),
@@ -158,6 +162,20 @@ impl Worker {
         let mut slots = self.slots.borrow_mut();
         if slots.len() < BUFFERS_MAX {
             slots.push(slot);
+        }
+    }
+
+    /// Edits that want nothing, used before if there are some.
+    pub(crate) fn take_edits(&self) -> Box<Edits> {
+        self.edits.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives edits back.
+    pub(crate) fn give_edits(&self, mut edits: Box<Edits>) {
+        edits.clear();
+        let mut kept = self.edits.borrow_mut();
+        if kept.len() < BUFFERS_MAX {
+            kept.push(edits);
         }
     }
 

@@ -90,7 +90,7 @@ impl Exchange {
                 return Ok(None);
             };
             if !head.is_interim() {
-                return self.pass_final(cx, connection, worker, bytes, &head, &fields).map(Some);
+                return self.pass_final(cx, connection, worker, bytes, &head, &mut fields).map(Some);
             }
             self.interim += 1;
             if self.interim > INTERIM_MAX {
@@ -119,7 +119,7 @@ impl Exchange {
         worker: &Worker,
         bytes: &[u8],
         head: &ResponseHead<'_>,
-        fields: &Fields,
+        fields: &mut Fields,
     ) -> Result<Answered, Failure> {
         self.note_answer(worker, head.status);
         if self.wants_another(head.status, worker) {
@@ -187,13 +187,27 @@ impl Exchange {
         self.keeps_client = self.keep_alive && !ends_with_connection && !self.upload_ended && !worker.is_draining();
     }
 
-    fn write_head(&self, out: &mut Vec<u8>, worker: &Worker, bytes: &[u8], head: &ResponseHead<'_>, fields: &Fields) {
+    fn write_head(
+        &self,
+        out: &mut Vec<u8>,
+        worker: &Worker,
+        bytes: &[u8],
+        head: &ResponseHead<'_>,
+        fields: &mut Fields,
+    ) {
         write_status_line(out, head);
+        let edits = self.record.edits.as_ref().map(|edits| &edits.response);
+        if let Some(edits) = edits.filter(|edits| edits.removes_any()) {
+            fields.drop_where(bytes, |name| edits.removes(name));
+        }
         let sandbox = self.route().sandbox.as_ref();
         let without = if sandbox.is_some() { KnownSet::HOP_BY_HOP.and(SANDBOX_LINES) } else { KnownSet::HOP_BY_HOP };
         write::fields(out, bytes, head.length, fields, without);
         if let Some(sandbox) = sandbox {
             out.extend_from_slice(&sandbox.response_lines);
+        }
+        if let Some(edits) = edits {
+            out.extend_from_slice(edits.lines());
         }
         if fields.first(Known::Date).is_none() {
             out.extend_from_slice(b"Date: ");

@@ -1,5 +1,6 @@
 //! The request head that an endpoint sees.
 
+use crate::admission::edits::FieldEdits;
 use crate::forwarded::{self, Hop};
 use crate::http1::field::{FieldView, Fields, Known, KnownSet};
 use crate::http1::framing::Framing;
@@ -26,6 +27,7 @@ pub(super) fn write(
 ) {
     let snapshot = &record.view.snapshot;
     let compiled = &snapshot.routes[route];
+    let edits = record.edits.as_ref().map(|edits| &edits.request);
     let pool = &snapshot.pools[pool];
     let endpoint = &pool.endpoints[endpoint];
     let head = request.head;
@@ -42,22 +44,21 @@ pub(super) fn write(
     out.extend_from_slice(b" HTTP/1.1\r\n");
     write::field(out, b"Host", host(pool, endpoint, head.authority).as_bytes());
 
-    if let Some(edits) = &compiled.edits {
-        fields.drop_where(request.bytes, |name| {
-            edits.without.iter().any(|removed| name.eq_ignore_ascii_case(removed.as_bytes()))
-        });
+    if let Some(edits) = edits.filter(|edits| edits.removes_any()) {
+        fields.drop_where(request.bytes, |name| edits.removes(name));
     }
     let without = if compiled.sandbox.is_some() { WITHOUT_SANDBOX } else { WITHOUT };
     write::fields(out, request.bytes, head.length, fields, without);
     let hop = Hop {
+        without: edits.map(FieldEdits::removed_known).unwrap_or_default(),
         client: request.client,
         peer: &request.peer.text,
         https: request.peer.tls.is_some(),
         request_id: record.request_id(),
     };
     forwarded::write_lines(out, &hop, request.bytes, head, fields);
-    if let Some(edits) = &compiled.edits {
-        out.extend_from_slice(&edits.lines);
+    if let Some(edits) = edits {
+        out.extend_from_slice(edits.lines());
     }
     if let Some(sandbox) = &compiled.sandbox {
         out.extend_from_slice(&sandbox.request_lines);

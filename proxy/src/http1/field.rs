@@ -143,7 +143,7 @@ fn is<const N: usize>(name: &[u8], text: &[u8; N]) -> bool {
 }
 
 /// A set of [`Known`] names.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct KnownSet(u64);
 
 impl KnownSet {

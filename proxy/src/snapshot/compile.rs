@@ -48,13 +48,7 @@ pub(crate) fn compile(
     let listeners = listeners(&config, settings);
     let https_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port);
     Ok(Snapshot {
-        log_members: json_members(&[
-            ("cache", "bypass"),
-            ("breaker_state", "closed"),
-            ("canary_variant", "stable"),
-            ("revision", &tag.label),
-            ("node", &settings.node),
-        ]),
+        log_members: json_members(&[("revision", &tag.label), ("node", &settings.node)]),
         tag,
         table: RouteTable::compile(&config),
         routes: config.routes.iter().map(|route| routes::compile(&config, route, live)).collect(),

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use sealane_model::config::{self, Config, HeaderEdits, Stage};
+use sealane_model::config::{self, Config};
 
-use super::{CompiledEdits, CompiledRetries, CompiledRoute, CompiledSandbox};
+use super::{CompiledRetries, CompiledRoute, CompiledSandbox};
 use crate::access_log::json_members;
+use crate::admission;
 use crate::http1::write;
 use crate::live::Live;
 use crate::timer::ticks;
@@ -26,23 +27,9 @@ pub(super) fn compile(config: &Config, route: &config::Route, live: &Live) -> Co
         body_bytes_max: body_bytes_max.into_iter().flatten().min().unwrap_or(u64::MAX),
         require_tls: route.policy.require_tls,
         require_mtls: route.require_mtls,
-        edits: route.middleware.and_then(|chain| edits(&config.middleware[chain].stages)),
+        admission: admission::compile(config, route, live),
         sandbox: route.sandbox.as_ref().map(|(id, number)| sandbox(id, *number)),
     }
-}
-
-/// The header edits of a chain's stages as one.
-fn edits(stages: &[Stage]) -> Option<CompiledEdits> {
-    let mut compiled = CompiledEdits::default();
-    for stage in stages {
-        let Stage::HeaderTransform(HeaderEdits { add, set, remove }) = stage else { continue };
-        compiled.without.extend(remove.iter().cloned());
-        compiled.without.extend(set.iter().map(|(name, _)| name.to_ascii_lowercase()));
-        for (name, value) in set.iter().chain(add) {
-            write::field(&mut compiled.lines, name.as_bytes(), value.as_bytes());
-        }
-    }
-    (!compiled.without.is_empty() || !compiled.lines.is_empty()).then_some(compiled)
 }
 
 fn sandbox(id: &str, number: u64) -> CompiledSandbox {

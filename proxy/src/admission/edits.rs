@@ -1,0 +1,207 @@
+//! What the stages of a route want changed in a request and in its answer.
+
+use std::fmt;
+
+use crate::admission::Held;
+use crate::http1::field::{Known, KnownSet};
+use crate::http1::write;
+
+/// What the stages left for the rest of the request's life. Kept per thread and used again.
+#[derive(Default)]
+pub(crate) struct Edits {
+    /// For the head that the endpoint sees.
+    pub(crate) request: FieldEdits,
+    /// For whatever answers the request.
+    pub(crate) response: FieldEdits,
+    /// The pool that takes the request instead of the route's, by index.
+    pub(crate) pool: Option<usize>,
+    pub(crate) notes: Notes,
+    held: Vec<Held>,
+}
+
+/// What stages found out, for the log and traces. Empty: the route's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Notes {
+    /// `hit`, `miss`, …
+    pub(crate) cache: &'static str,
+    /// `open`, `half_open`
+    pub(crate) breaker: &'static str,
+    /// `canary`
+    pub(crate) variant: &'static str,
+}
+
+impl Edits {
+    /// Keeps `value` until the request is over: a permit, or the leadership of a coalesced fetch.
+    pub(crate) fn hold(&mut self, value: impl std::any::Any) {
+        self.held.push(Box::new(value));
+    }
+
+    /// Takes over what `later` wants, as from a stage that comes after.
+    pub(crate) fn merge(&mut self, later: Self) {
+        self.request.merge(&later.request);
+        self.response.merge(&later.response);
+        self.pool = later.pool.or(self.pool);
+        self.notes.merge(later.notes);
+        self.held.extend(later.held);
+    }
+
+    /// Forgets everything and lets go of what was held.
+    pub(crate) fn clear(&mut self) {
+        self.request.clear();
+        self.response.clear();
+        self.pool = None;
+        self.notes = Notes::default();
+        self.held.clear();
+    }
+}
+
+impl fmt::Debug for Edits {
+    // Values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Edits").field("pool", &self.pool).field("notes", &self.notes).finish_non_exhaustive()
+    }
+}
+
+impl Notes {
+    fn merge(&mut self, later: Self) {
+        for (note, later) in
+            [(&mut self.cache, later.cache), (&mut self.breaker, later.breaker), (&mut self.variant, later.variant)]
+        {
+            if !later.is_empty() {
+                *note = later;
+            }
+        }
+    }
+}
+
+/// Edits of the fields of one head: these names out, then these lines in.
+#[derive(Clone, Default)]
+pub(crate) struct FieldEdits {
+    /// Names, each with a line feed after it.
+    without: Vec<u8>,
+    /// The known ones among them.
+    without_known: KnownSet,
+    /// Whole lines.
+    lines: Vec<u8>,
+}
+
+impl fmt::Debug for FieldEdits {
+    // Values may be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FieldEdits").finish_non_exhaustive()
+    }
+}
+
+impl FieldEdits {
+    /// Takes out every line of this name, those of earlier stages too.
+    pub(crate) fn remove(&mut self, name: &[u8]) {
+        self.drop_lines(name);
+        self.without.extend_from_slice(name);
+        self.without.push(b'\n');
+        let known = Known::of(name);
+        if known != Known::Other {
+            self.without_known = self.without_known.and(KnownSet::of(&[known]));
+        }
+    }
+
+    /// Adds a line. The value must be free of control bytes.
+    pub(crate) fn add(&mut self, name: &[u8], value: &[u8]) {
+        debug_assert!(!value.iter().any(|&byte| byte < 0x20 && byte != b'\t'), "no control bytes in a field");
+        write::field(&mut self.lines, name, value);
+    }
+
+    /// Replaces every line of this name by this one.
+    pub(crate) fn set(&mut self, name: &[u8], value: &[u8]) {
+        self.remove(name);
+        self.add(name, value);
+    }
+
+    /// As from a stage that comes after.
+    pub(crate) fn merge(&mut self, later: &Self) {
+        if !self.lines.is_empty() {
+            for name in later.names() {
+                self.drop_lines(name);
+            }
+        }
+        self.without.extend_from_slice(&later.without);
+        self.without_known = self.without_known.and(later.without_known);
+        self.lines.extend_from_slice(&later.lines);
+    }
+
+    /// Whether lines of this name are taken out of what was sent.
+    pub(crate) fn removes(&self, name: &[u8]) -> bool {
+        !self.without.is_empty() && self.names().any(|removed| removed.eq_ignore_ascii_case(name))
+    }
+
+    /// Known names that are taken out.
+    pub(crate) fn removed_known(&self) -> KnownSet {
+        self.without_known
+    }
+
+    /// Whether any name is taken out.
+    pub(crate) fn removes_any(&self) -> bool {
+        !self.without.is_empty()
+    }
+
+    /// The first value added under this name.
+    pub(crate) fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        lines(&self.lines).find(|line| name_of(line).eq_ignore_ascii_case(name)).map(value_of)
+    }
+
+    /// Whole lines to add.
+    pub(crate) fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.without.split(|&byte| byte == b'\n').filter(|name| !name.is_empty())
+    }
+
+    fn drop_lines(&mut self, name: &[u8]) {
+        if self.value(name).is_some() {
+            let kept = lines(&self.lines).filter(|line| !name_of(line).eq_ignore_ascii_case(name));
+            self.lines = kept.flatten().copied().collect();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.without.clear();
+        self.without_known = KnownSet::default();
+        self.lines.clear();
+    }
+}
+
+/// The lines of `text`, each with its end.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split_inclusive(|&byte| byte == b'\n')
+}
+
+/// The name of a line `name: value`.
+pub(crate) fn name_of(line: &[u8]) -> &[u8] {
+    &line[..memchr::memchr(b':', line).unwrap_or(line.len())]
+}
+
+fn value_of(line: &[u8]) -> &[u8] {
+    line[(name_of(line).len() + 1).min(line.len())..].trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn later_edits_see_the_lines_of_earlier_ones() {
+        let mut first = FieldEdits::default();
+        first.add(b"X-A", b"1");
+        first.add(b"X-B", b"2");
+        first.set(b"x-a", b"3");
+        assert_eq!(first.lines(), b"X-B: 2\r\nx-a: 3\r\n");
+        let mut later = FieldEdits::default();
+        later.remove(b"X-B");
+        later.add(b"X-C", b"4");
+        first.merge(&later);
+        assert_eq!(first.lines(), b"x-a: 3\r\nX-C: 4\r\n");
+        assert!(first.removes(b"x-B") && first.removes(b"X-A") && !first.removes(b"X-C"));
+        assert_eq!(first.value(b"x-c"), Some(&b"4"[..]));
+    }
+}

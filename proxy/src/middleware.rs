@@ -1,0 +1,6 @@
+//! The stages of middleware chains, each as [`crate::admission`] runs it: compiled from its config, then asked once per
+//! request.
+//!
+//! A stage does not know which stages are around it, nor which route it serves.
+
+pub(crate) mod header_transform;
