@@ -378,13 +378,13 @@ pub(crate) fn failed(what: &str, cause: impl Error + Send + Sync + 'static) -> F
 }
 
 #[cfg(test)]
-mod settings_tests {
+mod tests {
     use super::*;
 
     #[test]
     fn an_admin_address_without_a_host_is_loopback() {
         assert_eq!(admin_address(":9090").unwrap(), SocketAddr::from(ADMIN_DEFAULT));
         assert_eq!(admin_address("0.0.0.0:9090").unwrap().to_string(), "0.0.0.0:9090");
-        assert!(admin_address("9090").is_err());
+        assert!(admin_address("host:9090").is_err());
     }
 }

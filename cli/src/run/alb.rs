@@ -113,7 +113,7 @@ mod tests {
             ("ALB_DIAL_TIMEOUT_SEC", "five"),
             ("ALB_DIAL_TIMEOUT_SEC", "0"),
             ("ALB_RESPONSE_TIMEOUT_SEC", "-1"),
-            ("ALB_LISTEN_ADDR", "8080"),
+            ("ALB_LISTEN_ADDR", "host:8080"),
         ] {
             assert!(read(&[(name, value)]).unwrap_err().sentence().unwrap().contains(name), "{name}");
         }
