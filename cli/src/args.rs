@@ -13,12 +13,15 @@ use crate::audit::AuditArgs;
 use crate::backend::BackendArgs;
 use crate::demo::DemoArgs;
 use crate::fleet::FleetArgs;
+use crate::help::HelpArgs;
+use crate::init::InitArgs;
 use crate::manual::{CompletionArgs, ManArgs};
 use crate::publish::PublishArgs;
 use crate::revision::RevisionArgs;
 use crate::rollback::RollbackArgs;
 use crate::rollout::RolloutArgs;
 use crate::run::RunArgs;
+use crate::schema::SchemaArgs;
 use crate::serve::{AgentArgs, AuthorityArgs, ProxyArgs};
 use crate::token::TokenArgs;
 use crate::validate::ValidateArgs;
@@ -38,7 +41,7 @@ const TEMPLATE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usag
 /// A fleet of reverse proxies that is safe to change
 #[derive(Debug, Parser)]
 #[command(name = "sealane", bin_name = "sealane", version, before_help = EXAMPLES, subcommand_required = true)]
-#[command(arg_required_else_help = true)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
 pub struct Cli {
     /// How much this program says about itself.
     #[command(flatten)]
@@ -76,8 +79,12 @@ pub enum Command {
     Agent(AgentArgs),
     /// Serve what an agent was told to roll out
     Proxy(ProxyArgs),
+    /// Write a commented config file to start from
+    Init(InitArgs),
     /// Check a config file, without a network
     Validate(ValidateArgs),
+    /// Print the JSON Schema of the config file
+    Schema(SchemaArgs),
     /// Sign and publish a config as a new revision
     Publish(PublishArgs),
     /// Follow and steer rollouts
@@ -98,6 +105,8 @@ pub enum Command {
     Completion(CompletionArgs),
     /// Print the manual page, or write one for each command
     Man(ManArgs),
+    /// Explain a command, or the code of a problem
+    Help(HelpArgs),
     /// Print the version and how it was built
     Version(VersionArgs),
 }
@@ -108,7 +117,10 @@ impl Command {
     pub fn log_level(&self) -> &'static str {
         match self {
             Self::Run(_) | Self::Authority(_) | Self::Agent(_) | Self::Proxy(_) | Self::Backend(_) => "info",
-            Self::Validate(_)
+            Self::Init(_)
+            | Self::Help(_)
+            | Self::Schema(_)
+            | Self::Validate(_)
             | Self::Publish(_)
             | Self::Rollout(_)
             | Self::Rollback(_)

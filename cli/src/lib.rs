@@ -23,6 +23,8 @@ pub mod audit;
 pub mod backend;
 pub mod demo;
 pub mod fleet;
+pub mod help;
+pub mod init;
 pub mod manual;
 pub mod problems;
 pub mod publish;
@@ -30,6 +32,7 @@ pub mod revision;
 pub mod rollback;
 pub mod rollout;
 pub mod run;
+pub mod schema;
 pub mod serve;
 pub mod token;
 pub mod validate;
@@ -82,6 +85,8 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Authority(args) => serve::authority(args, printer).await,
         Command::Agent(args) => serve::agent(args).await,
         Command::Proxy(args) => serve::proxy(args).await,
+        Command::Init(args) => init::run(&args, printer),
+        Command::Schema(args) => schema::run(args, printer),
         Command::Validate(args) => validate::run(&args, printer),
         Command::Publish(args) => publish::run(&args, printer).await,
         Command::Rollout(args) => rollout::run(&args, printer).await,
@@ -93,6 +98,7 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Backend(args) => backend::run(&args, printer).await,
         Command::Completion(args) => manual::completion(&args, printer),
         Command::Man(args) => manual::man(&args, printer),
+        Command::Help(args) => help::run(&args, printer),
         Command::Version(args) => version::run(&args, printer),
     }
 }

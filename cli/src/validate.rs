@@ -11,9 +11,12 @@ use sealane_model::selftest::run_tests;
 use serde_json::Value;
 
 use crate::args::Format;
+use crate::clock;
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::problems::{self, Source};
+
+pub(crate) mod certificates;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -71,7 +74,14 @@ pub fn run(args: &ValidateArgs, printer: &Printer) -> Result<(), Failure> {
     let errors = problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     let counted = problems::count_of(errors, problems.len() - errors);
     if errors > 0 {
-        return Err(Failure::new(Exit::Invalid, format!("{}: {counted}", source.shown)));
+        let failure = Failure::new(Exit::Invalid, format!("{}: {counted}", source.shown));
+        let first = problems.iter().find(|problem| problem.severity == Severity::Error);
+        return Err(match first {
+            Some(first) if args.output == ValidateFormat::Human => {
+                failure.hint(format!("`sealane help {}` says more about the first", first.code))
+            }
+            _ => failure,
+        });
     }
     if args.output == ValidateFormat::Human {
         let warned = if problems.is_empty() { String::new() } else { format!("; {counted}") };
@@ -90,6 +100,8 @@ fn judge(source: &Source, reader: Reader) -> (Vec<Problem>, String) {
                 problem.file.clone_from(&source.shown);
                 problem
             }));
+            problems.extend(certificates::check(&config, &source.shown, clock::now().as_second()));
+            problems.sort_by_key(|problem| (problem.line, problem.column));
             let mut parts = vec![counted(config.routes.len(), "route"), counted(config.pools.len(), "pool")];
             if !config.tests.is_empty() {
                 parts.push(counted(config.tests.len(), "test"));

@@ -24,6 +24,7 @@ use self::search::{Hosts, Observer, Search};
 use crate::config::{Config, RouteIndex, TargetPath};
 
 pub use self::explain::{Explanation, Tried};
+pub(crate) use self::shadow::shadowed;
 
 mod automata;
 mod compile;
@@ -36,6 +37,7 @@ mod patterns;
 mod rank;
 mod rewrite;
 mod search;
+mod shadow;
 mod syntax;
 #[cfg(test)]
 mod tests;

@@ -5,11 +5,13 @@
 #![warn(missing_docs)]
 
 // The config file: text in, a correct value out, and what it decides.
+pub mod codes;
 pub mod config;
 pub mod decide;
 pub mod parse;
 pub mod problem;
 pub mod sandbox;
+pub mod schema;
 pub mod selftest;
 
 // Revisions: what is signed, by whom, over what.

@@ -18,7 +18,9 @@
 //! | `secret_literal`, `reference_not_allowed`, `not_allowed_in_fleet`, `not_supported_yet` | what may not be said |
 //!
 //! Codes of warnings: `regex_in_host`, `unreachable_route`, `unused_pool`, `unused_policy`, `no_routes`, `no_gates`,
-//! `regions_left_out`, `insecure_skip_verify`, `repeated_value`.
+//! `regions_left_out`, `insecure_skip_verify`, `repeated_value`, `zero_weight_share`, `caches_authorised`.
+//!
+//! What each means is the table of [`crate::codes`].
 
 use self::findings::Findings;
 use crate::config::Config;
@@ -85,6 +87,14 @@ pub fn parse(file: &str, text: &str, reader: Reader) -> Parsed {
         Some(config) if !failed => Ok((config, problems)),
         _ => Err(problems),
     }
+}
+
+#[cfg(test)]
+pub(crate) use self::fields::opened;
+
+/// The name nearest to `name`, if one is near.
+pub(crate) fn nearest_name<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    nearest::nearest(name, names)
 }
 
 /// Parses a file with nothing but `rollout:`, such as an authority's default plan.

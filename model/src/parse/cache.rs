@@ -100,6 +100,12 @@ fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Opt
     let enabled = fields.boolean("enabled", true, findings);
     let coalesce = fields.boolean("coalesce", fields.key("coalesce_timeout").is_some(), findings);
     let coalesce_timeout = fields.duration("coalesce_timeout", Duration::from_secs(5), findings);
+    let auth_aware = fields.boolean("auth_aware", false, findings);
+    if let (true, true, Some(key)) = (enabled, auth_aware, fields.key("auth_aware")) {
+        findings
+            .warning(key, "caches_authorised", "answers to requests with credentials are cached, each user's apart")
+            .help("remove `auth_aware` unless one user asks for the same thing often");
+    }
     let rule = CacheRule {
         route,
         path: path_match(&fields, findings).unwrap_or(PathMatch::Any),
@@ -117,7 +123,7 @@ fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Opt
             None => Vec::new(),
         },
         entry_bytes_max: fields.bytes_if_any("max_size", findings),
-        auth_aware: fields.boolean("auth_aware", false, findings),
+        auth_aware,
         coalesce: coalesce.then_some(coalesce_timeout),
         at: node.at(),
     };

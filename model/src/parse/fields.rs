@@ -38,6 +38,8 @@ impl<'n, 't> Fields<'n, 't> {
         nullable: &str,
         findings: &mut Findings,
     ) -> Option<Self> {
+        #[cfg(test)]
+        opened::note(what, known);
         let entries = mapping(node, what, findings)?;
         for (key, value) in entries {
             if known.contains(&&*key.text) {
@@ -327,5 +329,29 @@ impl<'n> Names<'n> {
     /// Whether something refers to this index.
     pub(super) fn is_used(&self, index: usize) -> bool {
         self.used.get(index).copied().unwrap_or(false)
+    }
+}
+
+/// Which mappings were opened with which keys, for the test that keeps the JSON Schema equal to the walkers.
+#[cfg(test)]
+pub(crate) mod opened {
+    use std::cell::RefCell;
+    use std::collections::BTreeSet;
+
+    thread_local! {
+        static OPENED: RefCell<BTreeSet<(String, Vec<&'static str>)>> = const { RefCell::new(BTreeSet::new()) };
+    }
+
+    pub(super) fn note(what: &str, known: &[&'static str]) {
+        OPENED.with_borrow_mut(|opened| opened.insert((what.to_owned(), known.to_vec())));
+    }
+
+    /// What this thread opened so far, keys sorted.
+    pub(crate) fn take() -> BTreeSet<(String, Vec<&'static str>)> {
+        let sorted = |(what, mut keys): (String, Vec<&'static str>)| {
+            keys.sort_unstable();
+            (what, keys)
+        };
+        OPENED.take().into_iter().map(sorted).collect()
     }
 }

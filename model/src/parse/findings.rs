@@ -135,6 +135,10 @@ impl Findings {
         code: &'static str,
         message: String,
     ) -> &mut Found {
+        debug_assert!(
+            crate::codes::find(code).is_some_and(|row| row.severity == severity),
+            "`{code}` has no row in the table of codes"
+        );
         let found = Found { code, severity, message, span, address, below: "", help: String::new(), suggestion: None };
         self.any_error |= severity == Severity::Error;
         if self.found.len() >= PROBLEMS_MAX {

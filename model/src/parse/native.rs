@@ -1,17 +1,13 @@
 //! A file in the native format → [`Config`]: section by section, what is referred to before what refers to it.
 
-use std::collections::{HashMap, HashSet};
-
 use super::fields::{Fields, Names, named};
 use super::findings::Findings;
 use super::read;
 use super::support::Feature;
 use super::tree::{Node, Value};
 use super::{Reader, cache, config_tests, middleware, policy, pool, rollout, route, sandbox, server, traffic};
-use crate::config::{
-    Config, HeaderCondition, HostCondition, Limits, Logging, Metrics, PathMatch, Policy, Pool, QueryCondition, Route,
-    Shutdown,
-};
+use crate::config::{Config, Limits, Logging, Metrics, Policy, Pool, Route, Shutdown};
+use crate::decide::shadowed;
 use crate::plan::Plan;
 
 const KEYS: &[&str] = &[
@@ -238,42 +234,13 @@ fn check_any_route(fields: &Fields<'_, '_>, config: &Config, findings: &mut Find
     }
 }
 
-/// What decides whether two routes match the same requests.
-#[derive(PartialEq, Eq, Hash)]
-struct Matchers<'r> {
-    host: Option<&'r HostCondition>,
-    path: &'r PathMatch,
-    methods: Vec<&'r str>,
-    headers: Vec<&'r HeaderCondition>,
-    query: Vec<&'r QueryCondition>,
-}
-
-impl<'r> Matchers<'r> {
-    fn of(route: &'r Route) -> Self {
-        let mut methods: Vec<_> = route.methods.iter().map(String::as_str).collect();
-        methods.sort_unstable();
-        let mut headers: Vec<_> = route.headers.iter().collect();
-        headers.sort_unstable_by_key(|header| (&header.name, &header.value));
-        let mut query: Vec<_> = route.query.iter().collect();
-        query.sort_unstable_by_key(|query| (&query.name, &query.value));
-        Self { host: route.host.as_ref(), path: &route.path, methods, headers, query }
-    }
-}
-
-/// Of routes with the same matchers only the one that is tried first ever matches.
+/// Names routes that can never match.
 fn warn_of_unreachable(routes: &[(Route, &Node<'_>)], findings: &mut Findings) {
-    let mut first: HashMap<Matchers<'_>, usize> = HashMap::with_capacity(routes.len());
-    let mut reported = HashSet::new();
-    for (index, (route, _)) in routes.iter().enumerate() {
-        let Some(earlier) = first.insert(Matchers::of(route), index) else { continue };
-        let wins = if routes[earlier].0.priority <= route.priority { earlier } else { index };
-        first.insert(Matchers::of(route), wins);
-        let (lost, lost_node) = &routes[earlier + index - wins];
-        if reported.insert(earlier + index - wins) {
-            let winner = &routes[wins].0;
-            findings
-                .warning(*lost_node, "unreachable_route", format!("the route `{}` never matches", lost.id))
-                .help(format!("`{}` on line {} matches the same requests first", winner.id, winner.at.line));
-        }
+    let all: Vec<&Route> = routes.iter().map(|(route, _)| route).collect();
+    for (lost, winner) in shadowed(&all) {
+        let winner = all[winner];
+        findings
+            .warning(routes[lost].1, "unreachable_route", format!("the route `{}` never matches", all[lost].id))
+            .help(format!("`{}` on line {} takes the same requests first", winner.id, winner.at.line));
     }
 }

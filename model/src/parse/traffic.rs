@@ -58,6 +58,14 @@ fn plan(
     };
     let canary_pool = fields.get("canary_pool").and_then(|node| pools.find(node, findings));
     let canary_weight = fields.get("canary_weight").and_then(|node| read::percent(node, findings));
+    if let (Some(node), Some(weight)) =
+        (fields.get("canary_weight"), canary_weight.filter(|w| *w <= 0.0 || *w >= 100.0))
+    {
+        let (nothing, all) = if weight <= 0.0 { ("canary", "stable") } else { ("stable", "canary") };
+        findings
+            .warning(node, "zero_weight_share", format!("the {nothing} pool gets nothing, the {all} pool everything"))
+            .help("write a share between 0 and 100, or remove the canary");
+    }
     match (fields.key("canary_pool"), fields.key("canary_weight")) {
         (Some(_), None) => {
             fields.require("canary_weight", "the canary's share in percent", findings);
