@@ -49,10 +49,10 @@ enum Kind {
     OneOf(&'static [&'static str]),
     /// By its name in `$defs`.
     Object(&'static str),
-    List(&'static Kind),
+    List(&'static Self),
     /// A mapping with free keys.
-    Map(&'static Kind),
-    Any(&'static [Kind]),
+    Map(&'static Self),
+    Any(&'static [Self]),
     /// This text must match.
     Pattern(&'static str),
     /// `null` has a meaning.
