@@ -23,6 +23,8 @@ use crate::worker::Worker;
 pub(crate) struct Manner {
     /// `HEAD`: no body is sent.
     pub(crate) head: bool,
+    /// gRPC clients read the status from trailers.
+    pub(crate) grpc: bool,
     pub(crate) version: Version,
     /// What becomes of the connection.
     pub(crate) after: After,
@@ -37,11 +39,11 @@ impl Manner {
             Framing::Empty => After::Close,
             Framing::Length(_) | Framing::Chunked | Framing::UntilClose => After::Linger,
         };
-        Self { head: head.method == "HEAD", version: head.version, after }
+        Self { head: head.method == "HEAD", grpc: head.grpc, version: head.version, after }
     }
 
     /// For a request whose head cannot be believed.
-    pub(crate) const LAST: Self = Self { head: false, version: Version::Http11, after: After::Linger };
+    pub(crate) const LAST: Self = Self { head: false, grpc: false, version: Version::Http11, after: After::Linger };
 }
 
 /// Why a request is refused.
@@ -69,6 +71,9 @@ impl<'a> Refusal<'a> {
     pub(crate) fn compose(&self, worker: &Worker, record: &mut Record, manner: Manner) -> Vec<u8> {
         record.status = self.category.status();
         record.reason = Some(self.category);
+        if manner.grpc {
+            return self.compose_grpc(worker, record, manner);
+        }
         let mut body = Vec::with_capacity(256);
         let mut member = |name: &str, text: &str| {
             body.push(if body.is_empty() { b'{' } else { b',' });
@@ -98,7 +103,35 @@ impl<'a> Refusal<'a> {
         if self.category.status() == 503 {
             write::field(&mut lines, b"Retry-After", b"1");
         }
-        compose(worker, record, manner, &lines, &body)
+        compose(worker, record, record.status, manner, &lines, &body)
+    }
+
+    /// An answer whose only head says what trailers would ("trailers-only").
+    fn compose_grpc(&self, worker: &Worker, record: &mut Record, manner: Manner) -> Vec<u8> {
+        let mut lines = Vec::new();
+        write::field(&mut lines, b"Content-Type", b"application/grpc");
+        lines.extend_from_slice(b"grpc-status: ");
+        write::decimal(&mut lines, u64::from(self.category.grpc_status()));
+        lines.extend_from_slice(b"\r\ngrpc-message: ");
+        let (name, message) = (self.category.name(), self.category.message());
+        let separator = if self.rule.is_empty() { "" } else { ": " };
+        for part in [name, ": ", message, separator, self.rule] {
+            percent_encode(&mut lines, part);
+        }
+        lines.extend_from_slice(b"\r\n");
+        write::field(&mut lines, b"X-Request-Id", record.request_id());
+        compose(worker, record, 200, manner, &lines, b"")
+    }
+}
+
+/// As gRPC wants it of `grpc-message`.
+fn percent_encode(out: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        if matches!(byte, b' '..=b'~') && byte != b'%' {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(format!("%{byte:02X}").as_bytes());
+        }
     }
 }
 
@@ -210,10 +243,16 @@ impl Local {
             Self::Refusal { category, rule } => {
                 (Refusal::rule(category, rule).compose(worker, record, manner), None, manner.after)
             }
+            Self::Whole { status, reason: Some(category), .. } if manner.grpc => {
+                (record.status, record.reason) = (status, Some(category));
+                (Refusal::of(category).compose_grpc(worker, record, manner), None, manner.after)
+            }
             Self::Whole { status, reason, lines, content } => {
                 (record.status, record.reason) = (status, reason);
                 match content {
-                    Content::Whole(content) => (compose(worker, record, manner, &lines, &content), None, manner.after),
+                    Content::Whole(content) => {
+                        (compose(worker, record, status, manner, &lines, &content), None, manner.after)
+                    }
                     Content::Pieces { length, source } => {
                         compose_pieces(worker, record, manner, &lines, length, source)
                     }
@@ -228,7 +267,7 @@ pub(crate) fn redirect(worker: &Worker, record: &mut Record, manner: Manner, loc
     record.status = 308;
     let mut lines = Vec::new();
     write::field(&mut lines, b"Location", location.as_bytes());
-    compose(worker, record, manner, &lines, b"")
+    compose(worker, record, 308, manner, &lines, b"")
 }
 
 /// A 200 with a body.
@@ -236,12 +275,12 @@ pub(crate) fn ok(worker: &Worker, record: &mut Record, manner: Manner, content_t
     record.status = 200;
     let mut lines = Vec::new();
     write::field(&mut lines, b"Content-Type", content_type.as_bytes());
-    compose(worker, record, manner, &lines, body)
+    compose(worker, record, 200, manner, &lines, body)
 }
 
-fn compose(worker: &Worker, record: &mut Record, manner: Manner, lines: &[u8], body: &[u8]) -> Vec<u8> {
+fn compose(worker: &Worker, record: &mut Record, status: u16, manner: Manner, lines: &[u8], body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(256 + lines.len() + body.len());
-    write_head(&mut out, worker, record, manner, lines, Ends::After(body.len() as u64));
+    write_head(&mut out, worker, record, status, manner, lines, Ends::After(body.len() as u64));
     if !manner.head {
         out.extend_from_slice(body);
         record.response_bytes = body.len() as u64;
@@ -267,7 +306,7 @@ fn compose_pieces(
     }
     let coding = if ends == Ends::WithLastChunk { Coding::Chunked } else { Coding::Identity };
     let mut out = Vec::with_capacity(256 + lines.len());
-    write_head(&mut out, worker, record, manner, lines, ends);
+    write_head(&mut out, worker, record, record.status, manner, lines, ends);
     let streamed = Streamed { source, coding, left: length, bytes: 0, piece: Vec::new() };
     (out, (!manner.head).then_some(streamed), manner.after)
 }
@@ -280,11 +319,19 @@ enum Ends {
     WithConnection,
 }
 
-fn write_head(out: &mut Vec<u8>, worker: &Worker, record: &Record, manner: Manner, lines: &[u8], ends: Ends) {
+fn write_head(
+    out: &mut Vec<u8>,
+    worker: &Worker,
+    record: &Record,
+    status: u16,
+    manner: Manner,
+    lines: &[u8],
+    ends: Ends,
+) {
     out.extend_from_slice(b"HTTP/1.1 ");
-    write::decimal(out, u64::from(record.status));
+    write::decimal(out, u64::from(status));
     out.push(b' ');
-    out.extend_from_slice(reason(record.status).as_bytes());
+    out.extend_from_slice(reason(status).as_bytes());
     out.extend_from_slice(b"\r\n");
     match record.edits.as_ref().map(|edits| &edits.response) {
         None => out.extend_from_slice(lines),
@@ -296,7 +343,7 @@ fn write_head(out: &mut Vec<u8>, worker: &Worker, record: &Record, manner: Manne
     }
     match ends {
         // There is no content, and no length of it, in answers with these (RFC 9110 §8.6).
-        Ends::After(_) if record.status == 204 || record.status == 304 => {}
+        Ends::After(_) if status == 204 || status == 304 => {}
         Ends::After(length) => {
             out.extend_from_slice(b"Content-Length: ");
             write::decimal(out, length);

@@ -21,6 +21,7 @@ use crate::admission::wait::LOOK_TICKS;
 use crate::answer::{Refusal, Streamed};
 use crate::clock::Moment;
 use crate::error::Category;
+use crate::http2::{self, Opening};
 use crate::proxy_protocol;
 use crate::record::Record;
 use crate::request::{self, Answer, Begun};
@@ -39,7 +40,9 @@ pub(crate) struct Connection {
     /// Read, but not used yet: the start of a head, or a pipelined request.
     pub(crate) inbox: Vec<u8>,
     pub(crate) timer: Timer,
-    pub(crate) peer: Peer,
+    pub(crate) peer: Rc<Peer>,
+    /// The version is not decided yet.
+    fresh: bool,
     waiting: Waiting,
     /// Tick since which it waits.
     since: u64,
@@ -54,6 +57,8 @@ pub(crate) struct Peer {
     pub(crate) text: Box<str>,
     /// The listening socket.
     pub(crate) socket: u32,
+    /// It speaks HTTP/2.
+    pub(crate) http2: bool,
     pub(crate) tls: Option<Box<PeerTls>>,
 }
 
@@ -65,6 +70,8 @@ pub(crate) struct PeerTls {
     pub(crate) certificate: bool,
     /// Under these CAs.
     pub(crate) client_ca_key: [u8; 32],
+    /// HTTP/2 was agreed on.
+    pub(crate) http2: bool,
 }
 
 /// What becomes of a client's connection after an answer.
@@ -95,6 +102,8 @@ enum Waiting {
 #[derive(Debug)]
 enum Next {
     Begun(Begun),
+    /// The client speaks HTTP/2.
+    Http2,
     /// It ends without an answer.
     End,
 }
@@ -115,7 +124,12 @@ pub(crate) async fn serve(worker: Rc<Worker>, tcp: TcpStream, peer: SocketAddr, 
     worker.cells.connections_open.add(1);
     let open = Open(Rc::clone(&worker));
     if let Some(mut connection) = Box::pin(establish(&worker, tcp, peer, socket)).await {
-        connection.serve_requests(&worker).await;
+        if !connection.peer.http2 {
+            connection.serve_requests(&worker).await;
+        }
+        if connection.peer.http2 {
+            Box::pin(http2::server::serve(&worker, connection)).await;
+        }
     }
     drop(open);
     drop(permit);
@@ -154,17 +168,9 @@ async fn establish(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket
         }
         _ => (Stream::Plain(tcp), None),
     };
-    let peer = Peer { ip, text: ip.to_string().into(), socket, tls };
-    let since = worker.wheel.now();
-    Some(Connection {
-        stream,
-        outbox: Outbox::default(),
-        inbox: Vec::new(),
-        timer,
-        peer,
-        waiting: Waiting::FirstByte,
-        since,
-    })
+    let http2 = tls.as_ref().is_some_and(|tls| tls.http2);
+    let peer = Peer { ip, text: ip.to_string().into(), socket, http2, tls };
+    Some(Connection::over(worker, stream, Rc::new(peer)))
 }
 
 async fn handshake(tls: &ServerTls, tcp: TcpStream) -> io::Result<(Stream, Box<PeerTls>)> {
@@ -174,12 +180,13 @@ async fn handshake(tls: &ServerTls, tcp: TcpStream) -> io::Result<(Stream, Box<P
         server_name: session.server_name().map(str::to_owned),
         certificate: session.peer_certificates().is_some_and(|chain| !chain.is_empty()),
         client_ca_key: tls.client_ca_key,
+        http2: session.alpn_protocol() == Some(b"h2"),
     };
     Ok((Stream::Tls(Box::new(stream.into())), Box::new(facts)))
 }
 
 /// The output of `future`, unless the deadline comes first.
-async fn before<T>(timer: &Timer, deadline: u64, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn before<T>(timer: &Timer, deadline: u64, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     poll_fn(|cx| {
         if let Poll::Ready(output) = future.as_mut().poll(cx) {
@@ -192,20 +199,33 @@ async fn before<T>(timer: &Timer, deadline: u64, future: impl Future<Output = T>
 }
 
 impl Connection {
+    /// On which nothing was read yet.
+    pub(crate) fn over(worker: &Worker, stream: Stream, peer: Rc<Peer>) -> Self {
+        Self {
+            stream,
+            outbox: Outbox::default(),
+            inbox: Vec::new(),
+            timer: Timer::new(Rc::clone(&worker.wheel)),
+            peer,
+            fresh: true,
+            waiting: Waiting::FirstByte,
+            since: worker.wheel.now(),
+        }
+    }
+
+    /// One request after the other, until the connection ends or turns out to be HTTP/2.
     async fn serve_requests(&mut self, worker: &Rc<Worker>) {
         loop {
-            let mut next = poll_fn(|cx| self.poll_next(cx, worker)).await;
-            while let Next::Begun(Begun::Suspended(waiting)) = next {
-                next = Box::pin(self.wait(worker, waiting)).await;
-            }
-            let after = match next {
-                Next::Begun(Begun::Forwarded(mut slot)) => {
-                    let after = slot.run(self, worker).await;
-                    worker.give_slot(slot);
-                    after
+            let after = match poll_fn(|cx| self.poll_next(cx, worker)).await {
+                Next::Begun(begun) => self.see_through(begun, worker).await,
+                Next::Http2 => {
+                    // Nobody else holds the peer before the first request.
+                    if let Some(peer) = Rc::get_mut(&mut self.peer) {
+                        peer.http2 = true;
+                    }
+                    return;
                 }
-                Next::Begun(Begun::Answered(answer)) => Box::pin(self.answer(worker, answer)).await,
-                Next::Begun(Begun::Partial | Begun::Suspended(_)) | Next::End => return,
+                Next::End => return,
             };
             match after {
                 After::Reuse => {
@@ -217,6 +237,26 @@ impl Connection {
                 After::Linger => return Box::pin(self.linger(worker)).await,
                 After::Reset => return self.stream.reset_on_drop(),
             }
+        }
+    }
+
+    /// Sees a request through that was begun.
+    pub(crate) async fn see_through(&mut self, mut begun: Begun, worker: &Rc<Worker>) -> After {
+        while let Begun::Suspended(waiting) = begun {
+            match Box::pin(self.wait(worker, waiting)).await {
+                Some(next) => begun = next,
+                None => return After::Reset,
+            }
+        }
+        match begun {
+            Begun::Forwarded(mut slot) => {
+                let after = slot.run(self, worker).await;
+                worker.give_slot(slot);
+                after
+            }
+            Begun::Answered(answer) => Box::pin(self.answer(worker, answer)).await,
+            // Not begun at all.
+            Begun::Partial | Begun::Suspended(_) => After::Reset,
         }
     }
 
@@ -239,6 +279,20 @@ impl Connection {
                     return self.poll_patience(cx, worker);
                 }
             };
+            if self.fresh {
+                match self.opening(read) {
+                    Opening::Http1 => self.fresh = false,
+                    Opening::Http2 => {
+                        self.inbox.extend_from_slice(read);
+                        return Poll::Ready(Next::Http2);
+                    }
+                    Opening::Undecided => {
+                        self.inbox.extend_from_slice(read);
+                        self.wait_for_rest(worker);
+                        continue;
+                    }
+                }
+            }
             if self.inbox.is_empty() {
                 // Empty lines before a request are none of it (RFC 9112 §2.2), and do not start its time.
                 if read.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
@@ -262,6 +316,18 @@ impl Connection {
             {
                 return Poll::Ready(Next::Begun(begun));
             }
+        }
+    }
+
+    /// Clients without TLS say by how they begin that they speak HTTP/2 (RFC 9113 §3.3).
+    fn opening(&self, read: &[u8]) -> Opening {
+        if self.peer.tls.is_some() {
+            Opening::Http1
+        } else if self.inbox.is_empty() {
+            Opening::of(read)
+        } else {
+            // What is undecided is shorter than the preface.
+            Opening::of(&[&self.inbox, read].concat())
         }
     }
 
@@ -313,12 +379,13 @@ impl Connection {
     }
 
     /// Waits with a request for one of its route's stages, and goes on with it.
-    async fn wait(&mut self, worker: &Rc<Worker>, mut waiting: Box<Suspended>) -> Next {
+    async fn wait(&mut self, worker: &Rc<Worker>, mut waiting: Box<Suspended>) -> Option<Begun> {
         let then = poll_fn(|cx| {
             if let Poll::Ready(then) = waiting.poll(cx, worker) {
                 return Poll::Ready(Some(then));
             }
-            if self.timer.is_due() && self.is_client_gone() {
+            let gone = self.stream.poll_gone(cx).is_ready();
+            if gone || (self.timer.is_due() && self.is_client_gone()) {
                 return Poll::Ready(None);
             }
             self.timer.arm(cx, waiting.deadline().min(worker.wheel.now() + LOOK_TICKS));
@@ -329,15 +396,15 @@ impl Connection {
             let record = &mut waiting.record;
             (record.status, record.reason) = (Category::ClientClosed.status(), Some(Category::ClientClosed));
             record.finish(worker, Moment::now());
-            return Next::End;
+            return None;
         };
         let mut rest = Some((*waiting, then));
         poll_fn(|cx| {
             // Polled once: this is here for the context.
-            let Some((waiting, then)) = rest.take() else { return Poll::Ready(Next::End) };
+            let Some((waiting, then)) = rest.take() else { return Poll::Ready(None) };
             let (begun, consumed) = request::resume(cx, worker, &self.peer, waiting, then, &self.inbox);
             self.take_from_inbox(consumed);
-            Poll::Ready(Next::Begun(begun))
+            Poll::Ready(Some(begun))
         })
         .await
     }
@@ -385,14 +452,14 @@ impl Connection {
         let _ = before(timer, deadline, poll_fn(|cx| outbox.poll_drain(cx, stream))).await;
     }
 
-    async fn close(&mut self, worker: &Worker) {
+    pub(crate) async fn close(&mut self, worker: &Worker) {
         let Self { stream, timer, .. } = self;
         // A client that is gone needs no farewell.
         let _ = before(timer, worker.wheel.after(ANSWER_TIMEOUT), poll_fn(|cx| stream.poll_shutdown(cx))).await;
     }
 
     /// Ends the connection without losing the answer to a reset: what the client still sends is read for a while.
-    async fn linger(&mut self, worker: &Worker) {
+    pub(crate) async fn linger(&mut self, worker: &Worker) {
         let Self { stream, timer, .. } = self;
         let mut left = LINGER_BYTES_MAX;
         let drained = async {
@@ -415,7 +482,7 @@ impl Connection {
 
     /// Whether the client has closed its end, which no HTTP client does that still wants its answer.
     pub(crate) fn is_client_gone(&self) -> bool {
-        is_peer_gone(self.stream.tcp())
+        self.stream.tcp().is_some_and(is_peer_gone)
     }
 }
 

@@ -39,6 +39,23 @@ macro_rules! categories {
                 match self { $(Self::$name => Fault::$fault),* }
             }
 
+            /// The status that a gRPC client sees, by gRPC's mapping of HTTP statuses, but for what that would hide.
+            #[must_use]
+            pub const fn grpc_status(self) -> u8 {
+                match self.status() {
+                    400 => 13,
+                    401 => 16,
+                    403 => 7,
+                    404 => 12,
+                    408 | 504 => 4,
+                    413 | 414 | 431 => 8,
+                    499 => 1,
+                    421 | 429 | 502 | 503 => 14,
+                    500 => 13,
+                    _ => 2,
+                }
+            }
+
             /// The name in error bodies, logs and metrics.
             #[must_use]
             pub const fn name(self) -> &'static str {
@@ -95,6 +112,8 @@ pub(crate) enum FailureKind {
     Connect,
     /// The connection ended before a response head.
     Reset,
+    /// The endpoint says that it did not look at the request.
+    Unprocessed,
     /// What came is no unambiguous response.
     Malformed,
     /// The answer's status is to be retried.
@@ -118,7 +137,7 @@ impl FailureKind {
     pub(crate) const fn category(self) -> Category {
         match self {
             Self::Connect => Category::UpstreamConnectFailed,
-            Self::Reset | Self::Malformed | Self::Status => Category::UpstreamReset,
+            Self::Reset | Self::Unprocessed | Self::Malformed | Self::Status => Category::UpstreamReset,
             Self::UpstreamTimeout => Category::UpstreamTimeout,
             Self::RequestTimeout => Category::RequestTimeout,
             Self::ClientGone => Category::ClientClosed,

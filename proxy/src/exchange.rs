@@ -27,12 +27,12 @@ use crate::http1::response_head::Asked;
 use crate::live::EndpointLive;
 use crate::record::Record;
 use crate::request::{Picked, Request};
-use crate::snapshot::{CompiledEndpoint, CompiledPool, CompiledRoute};
+use crate::snapshot::{CompiledEndpoint, CompiledPool, CompiledRoute, Nature, Wanted};
 use crate::splice::Splice;
 use crate::stream::Outbox;
 use crate::timer::NEVER;
 use crate::upgrade;
-use crate::upstream::dial;
+use crate::upstream::dial::{self, Dialed};
 use crate::upstream::pool::{Connections, Upstream};
 use crate::worker::Worker;
 
@@ -41,6 +41,9 @@ mod download;
 mod head;
 mod retry;
 mod upload;
+
+/// Attempts of one request that count as none.
+const FREE_ATTEMPTS_MAX: u8 = 8;
 
 /// A request in flight.
 #[derive(Debug)]
@@ -52,6 +55,8 @@ pub(crate) struct Exchange {
     keep_alive: bool,
     expects_continue: bool,
     idempotent: bool,
+    /// What the endpoint is asked in, where that depends on the request.
+    nature: Nature,
     route: usize,
     pool: usize,
     endpoint: usize,
@@ -60,6 +65,8 @@ pub(crate) struct Exchange {
     tried: Vec<u32>,
     /// Interim heads that were passed on.
     interim: u8,
+    /// Attempts left that count as none, because the endpoint did not look at the one before.
+    free_attempts: u8,
 
     flight: Flight,
     pub(crate) upstream: Option<Upstream>,
@@ -199,6 +206,8 @@ impl Exchange {
             version: head.version,
             keep_alive: head.keep_alive,
             expects_continue: head.expects_continue,
+            nature: Nature { upgrade: head.upgrade, grpc: head.grpc },
+            free_attempts: FREE_ATTEMPTS_MAX,
             idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
             route,
             pool,
@@ -293,10 +302,37 @@ impl Exchange {
             let endpoint = view.snapshot.endpoint(self.pool, self.endpoint);
             let connect_deadline = worker.wheel.now() + self.pool().connect_ticks + 1;
             let deadline = connect_deadline.min(self.total_deadline).min(self.try_deadline);
-            let mut dial = pin!(dial::connect(endpoint));
-            let stream = poll_fn(|cx| {
-                if let Poll::Ready(stream) = dial.as_mut().poll(cx) {
-                    return Poll::Ready(stream);
+            let connections = Rc::clone(&self.flight.connections);
+            let wanted = endpoint.wanted(self.nature);
+            let mut dial = pin!(async {
+                // Requests that can share a connection do not each make one.
+                let turn = match wanted {
+                    Wanted::Http1 => None,
+                    Wanted::Either if !connections.http2.is_chosen() => None,
+                    Wanted::Either | Wanted::Http2 => Some(poll_fn(|cx| connections.http2.poll_turn(cx)).await),
+                };
+                let pool = &view.snapshot.pools[self.pool];
+                if turn.is_some()
+                    && let Some(upstream) = connections.take(pool, endpoint, self.nature, worker.wheel.now())
+                {
+                    return Ok(upstream);
+                }
+                let Dialed { transport, http2 } = dial::connect(endpoint, wanted).await?;
+                connections.cells.connections_opened.add(1);
+                connections.http2.note_choice(http2);
+                if !http2 {
+                    return Ok(Upstream::new(transport.into(), endpoint, worker.wheel.now()));
+                }
+                connections.http2.open(worker, transport, endpoint).await?;
+                let taken = connections.take_shared(pool, endpoint, worker.wheel.now());
+                taken.ok_or_else(|| Failure::rule(FailureKind::Connect, "the connection ended at once"))
+            });
+            let upstream = poll_fn(|cx| {
+                if let Poll::Ready(upstream) = dial.as_mut().poll(cx) {
+                    return Poll::Ready(upstream);
+                }
+                if connection.stream.poll_gone(cx).is_ready() {
+                    return Poll::Ready(Err(Failure::rule(FailureKind::ClientGone, "the client gave the request up")));
                 }
                 let now = worker.wheel.now();
                 if now >= self.total_deadline {
@@ -309,8 +345,7 @@ impl Exchange {
                 Poll::Pending
             })
             .await?;
-            self.flight.connections.cells.connections_opened.add(1);
-            self.upstream = Some(Upstream::new(stream, endpoint, worker.wheel.now()));
+            self.upstream = Some(upstream);
             self.progress = worker.wheel.now();
             self.to_upstream.queue(&self.sent);
             Ok(())
@@ -321,7 +356,9 @@ impl Exchange {
     fn send_on_idle_connection(&mut self, cx: &mut Context<'_>, worker: &Worker, bytes: &[u8]) {
         let now = worker.wheel.now();
         let pool = &self.record.view.snapshot.pools[self.pool];
-        while let Some(mut upstream) = self.flight.connections.take(pool, &pool.endpoints[self.endpoint], now) {
+        while let Some(mut upstream) =
+            self.flight.connections.take(pool, &pool.endpoints[self.endpoint], self.nature, now)
+        {
             if self.to_upstream.send(cx, &mut upstream.stream, bytes).is_ok() {
                 self.upstream = Some(upstream);
                 return;
@@ -365,7 +402,7 @@ impl Exchange {
         } else {
             After::Linger
         };
-        let manner = Manner { head: self.asked == Asked::Head, version: self.version, after };
+        let manner = Manner { head: self.asked == Asked::Head, grpc: self.nature.grpc, version: self.version, after };
         refusal.compose(worker, &mut self.record, manner)
     }
 
@@ -383,6 +420,6 @@ impl Exchange {
 
     /// Both sides are plain TCP, so that bodies can be spliced.
     fn is_plain(&self, connection: &Connection) -> bool {
-        self.compiled_endpoint().scheme != Scheme::Https && connection.peer.tls.is_none()
+        self.compiled_endpoint().scheme != Scheme::Https && connection.stream.plain().is_some()
     }
 }

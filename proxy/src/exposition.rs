@@ -104,7 +104,7 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     }
     let swaps = shared.registry.swaps.load(Ordering::Relaxed);
     page.single("proxy_snapshot_swaps_total", "counter", "Snapshots that were activated.", swaps);
-    let connections: [(&str, &str, &str, u64); 4] = [
+    let connections: [(&str, &str, &str, u64); 9] = [
         ("proxy_connections_open", "gauge", "Client connections.", sum(&|cells| &cells.connections_open)),
         (
             "proxy_connections_accepted_total",
@@ -124,6 +124,26 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
             "TLS handshakes that failed.",
             sum(&|cells| &cells.tls_handshake_failures),
         ),
+        (
+            "proxy_http2_connections_total",
+            "counter",
+            "Client connections that spoke HTTP/2.",
+            sum(&|cells| &cells.http2_connections),
+        ),
+        ("proxy_http2_streams_total", "counter", "Requests over HTTP/2.", sum(&|cells| &cells.http2_streams)),
+        (
+            "proxy_http2_floods_total",
+            "counter",
+            "HTTP/2 connections ended because of too many frames that achieve nothing.",
+            sum(&|cells| &cells.http2_floods),
+        ),
+        (
+            "proxy_http2_protocol_errors_total",
+            "counter",
+            "HTTP/2 connections ended because of what the client sent.",
+            sum(&|cells| &cells.http2_protocol_errors),
+        ),
+        ("proxy_panics_total", "counter", "Tasks of connections that panicked.", sum(&|cells| &cells.panics)),
     ];
     for (name, kind, help, value) in connections {
         page.single(name, kind, help, value);

@@ -56,6 +56,7 @@ pub(crate) struct Hop<'a> {
     pub(crate) client: Client,
     pub(crate) peer: &'a str,
     pub(crate) https: bool,
+    pub(crate) http2: bool,
     pub(crate) request_id: &'a [u8],
 }
 
@@ -116,10 +117,10 @@ pub(crate) fn write_lines(out: &mut Vec<u8>, hop: &Hop<'_>, bytes: &[u8], head: 
     if wanted(Known::XRequestId) {
         write::field(out, b"X-Request-Id", hop.request_id);
     }
-    out.extend_from_slice(if head.version == Version::Http10 {
-        b"Via: 1.0 sealane\r\n"
-    } else {
-        b"Via: 1.1 sealane\r\n"
+    out.extend_from_slice(match head.version {
+        _ if hop.http2 => b"Via: 2.0 sealane\r\n",
+        Version::Http10 => b"Via: 1.0 sealane\r\n",
+        Version::Http11 => b"Via: 1.1 sealane\r\n",
     });
 }
 
@@ -176,7 +177,7 @@ mod tests {
             let mut fields = Fields::default();
             let head = RequestHead::parse(text.as_bytes(), &LIMITS, &mut fields).unwrap().unwrap();
             let client = Client::find(peer.parse().unwrap(), &trusted(), text.as_bytes(), &fields);
-            let hop = Hop { without: KnownSet::default(), client, peer, https: false, request_id: b"id" };
+            let hop = Hop { without: KnownSet::default(), client, peer, https: false, http2: false, request_id: b"id" };
             let mut out = Vec::new();
             write_lines(&mut out, &hop, text.as_bytes(), &head, &fields);
             String::from_utf8(out).unwrap()

@@ -40,6 +40,7 @@ mod upgrade;
 mod clock;
 pub mod error;
 pub mod http1;
+mod http2;
 mod splice;
 mod stream;
 mod timer;

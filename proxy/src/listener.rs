@@ -115,7 +115,7 @@ fn admit(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket: u32) {
     };
     // Fails only on a socket that is gone already.
     let _ = tcp.set_nodelay(true);
-    tokio::task::spawn_local(connection::serve(Rc::clone(worker), tcp, peer, socket, permit));
+    worker.spawn(connection::serve(Rc::clone(worker), tcp, peer, socket, permit));
 }
 
 const OVERLOADED: &[u8] =

@@ -234,7 +234,11 @@ impl Record {
             facts.push(b'?');
             write_quoted(facts, if plan.redact_query { b"<redacted>" } else { query.as_bytes() });
         }
-        facts.extend_from_slice(if head.version == Version::Http10 { b" HTTP/1.0" } else { b" HTTP/1.1" });
+        facts.extend_from_slice(match head.version {
+            _ if peer.http2 => b" HTTP/2.0",
+            Version::Http10 => b" HTTP/1.0",
+            Version::Http11 => b" HTTP/1.1",
+        });
         for (known, redacted) in [(Known::Referer, plan.redact_referer), (Known::UserAgent, plan.redact_agent)] {
             let value = fields.first(known).map_or(&b"-"[..], |field| field.value.of_bytes(bytes));
             facts.push(b'\n');

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use sealane_model::config::{Balancer, CidrBlock, Config, HostHeader, PassiveHealth, Retries, Scheme, TargetPath};
+use sealane_model::config::{
+    Balancer, CidrBlock, Config, HostHeader, Http2, PassiveHealth, Retries, Scheme, TargetPath,
+};
 use sealane_model::decide::RouteTable;
 
 use crate::access_log::LogPlan;
@@ -133,6 +135,7 @@ pub(crate) struct CompiledEndpoint {
     pub(crate) target: Target,
     pub(crate) port: u16,
     pub(crate) scheme: Scheme,
+    pub(crate) http2: Http2,
     pub(crate) tls: Option<UpstreamTls>,
     pub(crate) path: TargetPath,
     pub(crate) weight: u32,
@@ -141,6 +144,38 @@ pub(crate) struct CompiledEndpoint {
     pub(crate) live: Arc<EndpointLive>,
     /// What `Host` says of it: the port only if it is not the scheme's default.
     pub(crate) host_value: String,
+}
+
+/// What of a request decides which version an endpoint is asked in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Nature {
+    /// It asks for another protocol.
+    pub(crate) upgrade: bool,
+    /// Its content is gRPC.
+    pub(crate) grpc: bool,
+}
+
+/// The version to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Http1,
+    Http2,
+    /// What the TLS handshake agrees on.
+    Either,
+}
+
+impl CompiledEndpoint {
+    /// The version that a request wants of this endpoint (the contract's `http2` rule).
+    pub(crate) fn wanted(&self, nature: Nature) -> Wanted {
+        match (self.scheme, self.http2) {
+            (Scheme::H2c, _) | (_, Http2::Always) => Wanted::Http2,
+            (_, Http2::Never) => Wanted::Http1,
+            (Scheme::Https, Http2::Auto) if nature.upgrade => Wanted::Http1,
+            (Scheme::Https, Http2::Auto) => Wanted::Either,
+            (Scheme::Http, Http2::Auto) if nature.grpc => Wanted::Http2,
+            (Scheme::Http, Http2::Auto) => Wanted::Http1,
+        }
+    }
 }
 
 /// Where an endpoint's addresses come from.

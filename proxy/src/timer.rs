@@ -194,6 +194,11 @@ impl Timer {
         }
     }
 
+    /// The current tick.
+    pub(crate) fn now(&self) -> u64 {
+        self.wheel.now.get()
+    }
+
     /// Whether the deadline has come.
     pub(crate) fn is_due(&self) -> bool {
         self.wheel.now.get() >= self.deadline.get()

@@ -4,11 +4,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{io, thread};
 
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, LocalSet};
@@ -190,6 +192,18 @@ impl Worker {
         (wall.unix_nanos + moment.nanos()).saturating_sub(wall.moment.nanos())
     }
 
+    /// Runs a task of this thread. A panic in it ends it alone, and is counted.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let cells = Arc::clone(&self.cells);
+        tokio::task::spawn_local(async move {
+            if let Err(panic) = AssertUnwindSafe(task).catch_unwind().await {
+                cells.panics.add(1);
+                let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+                error!(panic = text.unwrap_or("of an unknown kind"), "a task of a connection panicked");
+            }
+        });
+    }
+
     /// Any number. Not for secrets.
     pub(crate) fn random(&self) -> u64 {
         let next = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -337,5 +351,35 @@ impl Accepting {
         // Ends as soon as it is aborted, and lets go of the socket.
         let _ = self.task.await;
         listener::accept_waiting(worker, &self.listener, self.socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access_log::LogWriter;
+    use crate::settings::Settings;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_task_and_is_counted() {
+        let shared = Arc::new(Shared::new(Settings::default(), LogWriter::start().unwrap()));
+        let worker = Rc::new(Worker::new(0, shared));
+        let (end, ended) = oneshot::channel();
+        let cells = Arc::clone(&worker.cells);
+        let work = async move {
+            let clumsy = Rc::clone(&worker);
+            worker.spawn(async move {
+                let _borrowed = clumsy.scratch.borrow_mut();
+                panic!("on purpose");
+            });
+            let other = Rc::clone(&worker);
+            worker.spawn(async move {
+                other.scratch.borrow_mut()[0] = 1;
+                end.send(()).unwrap();
+            });
+            ended.await.unwrap();
+        };
+        LocalSet::new().run_until(work).await;
+        assert_eq!(cells.panics.value(), 1);
     }
 }

@@ -64,7 +64,7 @@ const TABLE: &[Support] = &[
     row(
         Feature::Http2Upstream,
         "HTTP/2 to endpoints",
-        false,
+        true,
         "use `http://` or `https://` without `http2: always` for now",
     ),
     row(Feature::Middleware, "`middleware`", false, REMOVE),

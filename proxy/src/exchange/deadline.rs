@@ -68,7 +68,7 @@ impl Exchange {
     pub(super) fn poll_deadline<T>(
         &mut self,
         cx: &mut Context<'_>,
-        connection: &Connection,
+        connection: &mut Connection,
         worker: &Worker,
     ) -> Poll<Result<T, Failure>> {
         let now = worker.wheel.now();
@@ -78,7 +78,8 @@ impl Exchange {
             return Poll::Ready(Err(failure));
         }
         let looks = !self.answered && waiting == Waiting::UpstreamSends;
-        if looks && connection.timer.is_due() && connection.is_client_gone() {
+        let gone = connection.stream.poll_gone(cx).is_ready();
+        if gone || (looks && connection.timer.is_due() && connection.is_client_gone()) {
             return Poll::Ready(Err(Failure::rule(FailureKind::ClientGone, "the client closed the connection")));
         }
         let look = if looks { now + ticks(LOOK) } else { NEVER };

@@ -13,6 +13,7 @@ use crate::http1::field::{Fields, Known, KnownSet};
 use crate::http1::framing::{Framing, Version};
 use crate::http1::response_head::ResponseHead;
 use crate::http1::write;
+use crate::http2::{is_stream_reset, is_unprocessed};
 use crate::metrics::DURATION_EDGES_US;
 use crate::splice::{SPLICE_BYTES_MIN, SpliceError};
 use crate::worker::Worker;
@@ -54,7 +55,14 @@ impl Exchange {
                     return Poll::Ready(Err(Failure::rule(FailureKind::Reset, "connection closed before an answer")));
                 }
                 Poll::Ready(Ok(read)) => read,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Failure::io(FailureKind::Reset, error))),
+                Poll::Ready(Err(error)) if is_unprocessed(&error) => {
+                    return Poll::Ready(Err(Failure::io(FailureKind::Unprocessed, error)));
+                }
+                Poll::Ready(Err(error)) => {
+                    // Not because the connection idled too long.
+                    upstream.reused &= !is_stream_reset(&error);
+                    return Poll::Ready(Err(Failure::io(FailureKind::Reset, error)));
+                }
                 Poll::Pending => {
                     drop(scratch);
                     return self.poll_deadline(cx, connection, worker);

@@ -54,6 +54,7 @@ pub(super) fn write(
         client: request.client,
         peer: &request.peer.text,
         https: request.peer.tls.is_some(),
+        http2: request.peer.http2,
         request_id: record.request_id(),
     };
     forwarded::write_lines(out, &hop, request.bytes, head, fields);

@@ -31,17 +31,22 @@ impl Exchange {
     pub(super) fn try_again(&mut self, failure: Failure, peer: &Peer, worker: &Worker) -> Result<(), Failure> {
         let stale = failure.kind == FailureKind::Reset
             && self.idempotent
+            && self.upstream.as_ref().is_some_and(|upstream| upstream.reused);
+        let free = (stale || failure.kind == FailureKind::Unprocessed)
             && self.from_upstream.is_empty()
             && self.interim == 0
-            && self.upstream.as_ref().is_some_and(|upstream| upstream.reused);
+            && self.free_attempts > 0;
         self.upstream = None;
         if self.answered || !self.is_replayable() {
             self.note_failure(&failure, worker);
             return Err(failure);
         }
-        if stale {
-            // What idled beside it is as old.
-            self.flight.connections.close_idle();
+        if free {
+            self.free_attempts -= 1;
+            if stale {
+                // What idled beside it is as old.
+                self.flight.connections.close_idle();
+            }
             self.rewind(worker);
             return Ok(());
         }
@@ -56,7 +61,9 @@ impl Exchange {
                 self.tried.clear();
                 self.retry(RetryCondition::ConnectFailure, failure, peer, worker)
             }
-            FailureKind::Reset | FailureKind::Malformed => self.retry(RetryCondition::Reset, failure, peer, worker),
+            FailureKind::Reset | FailureKind::Unprocessed | FailureKind::Malformed => {
+                self.retry(RetryCondition::Reset, failure, peer, worker)
+            }
             FailureKind::UpstreamTimeout => self.retry(RetryCondition::Timeout, failure, peer, worker),
             // The budget has paid already.
             FailureKind::Status => {
@@ -165,7 +172,7 @@ impl Exchange {
         let now = worker.wheel.now();
         self.progress = now;
         let pool = &self.record.view.snapshot.pools[self.pool];
-        if let Some(upstream) = self.flight.connections.take(pool, &pool.endpoints[self.endpoint], now) {
+        if let Some(upstream) = self.flight.connections.take(pool, &pool.endpoints[self.endpoint], self.nature, now) {
             self.upstream = Some(upstream);
             self.to_upstream.queue(&self.sent);
         }

@@ -48,13 +48,31 @@ impl ChunkDecoder {
     ///
     /// # Errors
     /// The rule that the body breaks. The connection must not be used further.
-    pub fn decode(&mut self, input: &[u8], mut data: impl FnMut(&[u8])) -> Result<usize, &'static str> {
+    pub fn decode(&mut self, input: &[u8], data: impl FnMut(&[u8])) -> Result<usize, &'static str> {
+        self.decode_up_to(input, usize::MAX, data)
+    }
+
+    /// As [`Self::decode`], but stops before it would pass more than `data_max` bytes of data.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn decode_up_to(
+        &mut self,
+        input: &[u8],
+        mut data_max: usize,
+        mut data: impl FnMut(&[u8]),
+    ) -> Result<usize, &'static str> {
         let mut at = 0;
         while at < input.len() && self.state != State::Done {
             let byte = input[at];
             match self.state {
                 State::Data => {
-                    let length = usize::try_from(self.left).map_or(input.len() - at, |left| left.min(input.len() - at));
+                    let available = data_max.min(input.len() - at);
+                    let length = usize::try_from(self.left).map_or(available, |left| left.min(available));
+                    if length == 0 {
+                        return Ok(at);
+                    }
+                    data_max -= length;
                     data(&input[at..at + length]);
                     self.left -= length as u64;
                     at += length;

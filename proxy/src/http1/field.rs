@@ -98,6 +98,8 @@ pub enum Known {
     UserAgent,
     /// `Referer`
     Referer,
+    /// `Content-Type`
+    ContentType,
 }
 
 impl Known {
@@ -120,6 +122,7 @@ impl Known {
             11 if is(name, b"traceparent") => Self::Traceparent,
             12 if is(name, b"x-request-id") => Self::XRequestId,
             12 if is(name, b"x-sandbox-id") => Self::XSandboxId,
+            12 if is(name, b"content-type") => Self::ContentType,
             13 if is(name, b"x-alb-sandbox") => Self::XAlbSandbox,
             14 if is(name, b"content-length") => Self::ContentLength,
             14 if is(name, b"http2-settings") => Self::Http2Settings,
@@ -267,6 +270,14 @@ pub(super) const fn stack_room<'a>() -> [MaybeUninit<httparse::Header<'a>>; FIEL
 /// Uninitialised room for one field more than `fields_max`.
 pub(super) fn heap_room<'a>(fields_max: usize) -> Vec<MaybeUninit<httparse::Header<'a>>> {
     vec![MaybeUninit::uninit(); fields_max.min(FIELDS_MAX) + 1]
+}
+
+/// Whether a `Content-Type` is that of gRPC: `application/grpc`, alone or with a subtype or parameters.
+#[must_use]
+pub fn is_grpc(content_type: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    content_type.get(..GRPC.len()).is_some_and(|start| start.eq_ignore_ascii_case(GRPC))
+        && matches!(content_type.get(GRPC.len()), None | Some(b'+' | b';' | b' '))
 }
 
 /// The members of a comma-separated list, trimmed, without empty ones (RFC 9110 §5.6.1).

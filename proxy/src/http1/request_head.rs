@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::field::{FIELDS_ON_STACK, Fields, Known, heap_room, members, stack_room};
+use super::field::{FIELDS_ON_STACK, Fields, Known, heap_room, is_grpc, members, stack_room};
 use super::framing::{ConnectionOptions, Framing, FramingFields, Version};
 
 /// Bounds on a request head.
@@ -42,6 +42,8 @@ pub struct RequestHead<'b> {
     pub upgrade: bool,
     /// The client takes trailers.
     pub accepts_trailers: bool,
+    /// The content is gRPC.
+    pub grpc: bool,
     /// Bytes of the head, the blank line included.
     pub length: usize,
 }
@@ -134,6 +136,7 @@ impl<'b> RequestHead<'b> {
                 && value_is(Known::Upgrade, &may_upgrade_to),
             accepts_trailers: http11
                 && value_is(Known::Te, &|value| members(value).any(|member| member.eq_ignore_ascii_case(b"trailers"))),
+            grpc: method == "POST" && value_is(Known::ContentType, &is_grpc),
             length,
         })
     }

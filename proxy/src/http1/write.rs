@@ -66,7 +66,8 @@ pub fn content(out: &mut Vec<u8>, coding: Coding, data: &[u8]) {
     }
 }
 
-fn hexadecimal(out: &mut Vec<u8>, number: usize) {
+/// Appends a number in hexadecimal.
+pub fn hexadecimal(out: &mut Vec<u8>, number: usize) {
     let mut digits = [0; 16];
     let mut at = digits.len();
     let mut rest = number;

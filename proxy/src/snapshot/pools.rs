@@ -69,7 +69,7 @@ fn compile_endpoint(
     let address = endpoint.to_string();
     let tls = tls.filter(|_| endpoint.scheme == Scheme::Https);
     let mut connect_key = DefaultHasher::new();
-    (endpoint.scheme, tls.map(|tls| tls.key)).hash(&mut connect_key);
+    (endpoint.scheme, pool.connections.http2 as u8, tls.map(|tls| tls.key)).hash(&mut connect_key);
     let default_port = if endpoint.scheme == Scheme::Https { 443 } else { 80 };
     Ok(CompiledEndpoint {
         target: match &endpoint.host {
@@ -78,6 +78,7 @@ fn compile_endpoint(
         },
         port: endpoint.port,
         scheme: endpoint.scheme,
+        http2: pool.connections.http2,
         tls: tls.map(|tls| tls.endpoint(pool, &endpoint.host)).transpose()?,
         path: endpoint.path.clone(),
         weight: endpoint.weight,

@@ -186,7 +186,7 @@ fn build(
     let resumption = live.resumption(client_ca_key).map_err(|cause| fail(cause.to_string()))?;
     config.ticketer = resumption.tickets;
     config.session_storage = resumption.sessions;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(ServerTls { config: Arc::new(config), client_ca_key, expiries })
 }
 

@@ -11,26 +11,37 @@ use tokio::net::TcpStream;
 use tokio::time;
 
 use crate::error::{Detail, Failure, FailureKind};
-use crate::snapshot::{CompiledEndpoint, Target};
-use crate::stream::Stream;
+use crate::snapshot::{CompiledEndpoint, Target, Wanted};
+use crate::stream::Transport;
 
 /// How long one address of a name has the field to itself before the next is tried too (RFC 8305 §5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Connects to an endpoint, TLS included. The caller bounds the time.
+/// A connection just made.
+#[derive(Debug)]
+pub(crate) struct Dialed {
+    pub(crate) transport: Transport,
+    /// HTTP/2 is spoken over it.
+    pub(crate) http2: bool,
+}
+
+/// Connects to an endpoint, TLS included, to speak the wanted version. The caller bounds the time.
 ///
 /// # Errors
 /// [`FailureKind::Connect`]: the endpoint saw no request.
-pub(crate) async fn connect(endpoint: &CompiledEndpoint) -> Result<Stream, Failure> {
+pub(crate) async fn connect(endpoint: &CompiledEndpoint, wanted: Wanted) -> Result<Dialed, Failure> {
     let tcp = connect_tcp(endpoint).await?;
     // Heads and small bodies leave in one write; waiting for more would only delay them.
     tcp.set_nodelay(true).map_err(|error| Failure::io(FailureKind::Connect, error))?;
-    let Some(tls) = &endpoint.tls else { return Ok(Stream::Plain(tcp)) };
-    let stream = tls.connector.connect(tls.name.clone(), tcp).await.map_err(|error| {
+    let Some(tls) = &endpoint.tls else {
+        return Ok(Dialed { transport: Transport::Plain(tcp), http2: wanted == Wanted::Http2 });
+    };
+    let stream = tls.connector(wanted).connect(tls.name.clone(), tcp).await.map_err(|error| {
         let text = format!("tls handshake with {}: {error}", endpoint.address);
         Failure { kind: FailureKind::Connect, detail: Detail::Text(text) }
     })?;
-    Ok(Stream::Tls(Box::new(stream.into())))
+    let http2 = wanted == Wanted::Http2 || stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(Dialed { transport: Transport::Tls(Box::new(stream.into())), http2 })
 }
 
 async fn connect_tcp(endpoint: &CompiledEndpoint) -> Result<TcpStream, Failure> {

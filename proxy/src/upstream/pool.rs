@@ -1,13 +1,14 @@
 //! Idle upstream connections of one thread, last in first out, bounded per endpoint.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
+use crate::http2::multiplexed::Multiplexed;
 use crate::live::EndpointLive;
 use crate::metrics::EndpointCells;
-use crate::snapshot::{CompiledEndpoint, CompiledPool};
+use crate::snapshot::{CompiledEndpoint, CompiledPool, Nature, Wanted};
 use crate::stream::Stream;
 use crate::worker::Worker;
 
@@ -35,6 +36,10 @@ pub(crate) struct Connections {
     live: Weak<EndpointLive>,
     pub(crate) cells: Arc<EndpointCells>,
     idle: RefCell<Vec<Idle>>,
+    /// Those that several requests share.
+    pub(crate) http2: Multiplexed,
+    /// Of the pool, as last seen.
+    idle_ticks: Cell<u64>,
 }
 
 #[derive(Debug)]
@@ -45,8 +50,31 @@ struct Idle {
 }
 
 impl Connections {
-    /// The connection used last that is still open and was made under the settings that hold now.
-    pub(crate) fn take(&self, pool: &CompiledPool, endpoint: &CompiledEndpoint, now: u64) -> Option<Upstream> {
+    /// A connection that is still open and was made under the settings that hold now: a place on a shared one, or the one
+    /// that was used last.
+    pub(crate) fn take(
+        &self,
+        pool: &CompiledPool,
+        endpoint: &CompiledEndpoint,
+        nature: Nature,
+        now: u64,
+    ) -> Option<Upstream> {
+        match endpoint.wanted(nature) {
+            Wanted::Http1 => self.take_own(pool, endpoint, now),
+            Wanted::Http2 => self.take_shared(pool, endpoint, now),
+            Wanted::Either => self.take_shared(pool, endpoint, now).or_else(|| self.take_own(pool, endpoint, now)),
+        }
+    }
+
+    /// A place on a shared connection.
+    pub(crate) fn take_shared(&self, pool: &CompiledPool, endpoint: &CompiledEndpoint, now: u64) -> Option<Upstream> {
+        self.idle_ticks.set(pool.idle_ticks);
+        let (stream, reused) = self.http2.take(pool, endpoint, now)?;
+        let stream = Stream::Http2Endpoint(Box::new(stream));
+        Some(Upstream { reused, ..Upstream::new(stream, endpoint, now) })
+    }
+
+    fn take_own(&self, pool: &CompiledPool, endpoint: &CompiledEndpoint, now: u64) -> Option<Upstream> {
         loop {
             let mut idle = self.idle.borrow_mut().pop()?;
             let upstream = &mut idle.upstream;
@@ -63,6 +91,10 @@ impl Connections {
 
     /// Keeps a connection for the next request.
     pub(crate) fn keep(&self, upstream: Upstream, pool: &CompiledPool, now: u64) {
+        if matches!(upstream.stream, Stream::Http2Endpoint(_)) {
+            // Its place is given back.
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if idle.len() < pool.idle_max && now - upstream.born <= pool.age_max_ticks {
             idle.push(Idle { upstream, until: now.saturating_add(pool.idle_ticks) });
@@ -72,10 +104,12 @@ impl Connections {
     /// Closes what went stale: the next connection to the endpoint is a new one.
     pub(crate) fn close_idle(&self) {
         self.idle.take();
+        self.http2.close_idle();
     }
 
     fn sweep(&self, now: u64) {
         self.idle.borrow_mut().retain_mut(|idle| idle.until > now && idle.upstream.stream.is_idle());
+        self.http2.sweep(now, self.idle_ticks.get());
     }
 }
 
@@ -95,7 +129,13 @@ impl AllConnections {
         let mut all = self.0.borrow_mut();
         let connections = all.entry(endpoint.live.serial).or_insert_with(|| {
             let cells = worker.shared.registry.endpoint(worker.index, &pool.id, &endpoint.address, series_max);
-            Rc::new(Connections { live: Arc::downgrade(&endpoint.live), cells, idle: RefCell::default() })
+            Rc::new(Connections {
+                live: Arc::downgrade(&endpoint.live),
+                cells,
+                idle: RefCell::default(),
+                http2: Multiplexed::default(),
+                idle_ticks: Cell::new(pool.idle_ticks),
+            })
         });
         Rc::clone(connections)
     }

@@ -12,14 +12,45 @@ use sealane_model::config::{self, Host};
 use sealane_model::problem::Problem;
 use tokio_rustls::TlsConnector;
 
+use crate::snapshot::Wanted;
 use crate::snapshot::problems::error;
 use crate::snapshot::tls::TlsLive;
 
 /// How one endpoint is spoken to.
 #[derive(Clone)]
 pub(crate) struct UpstreamTls {
-    pub(crate) connector: TlsConnector,
+    connectors: Connectors,
     pub(crate) name: ServerName<'static>,
+}
+
+/// One for each choice of versions that the handshake offers.
+#[derive(Clone)]
+struct Connectors {
+    http1: TlsConnector,
+    http2: TlsConnector,
+    either: TlsConnector,
+}
+
+impl Connectors {
+    fn new(config: &ClientConfig) -> Self {
+        let offering = |protocols: &[&[u8]]| {
+            let mut config = config.clone();
+            config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+            TlsConnector::from(Arc::new(config))
+        };
+        Self { http1: offering(&[b"http/1.1"]), http2: offering(&[b"h2"]), either: offering(&[b"h2", b"http/1.1"]) }
+    }
+}
+
+impl UpstreamTls {
+    /// The connector that offers what is wanted.
+    pub(crate) const fn connector(&self, wanted: Wanted) -> &TlsConnector {
+        match wanted {
+            Wanted::Http1 => &self.connectors.http1,
+            Wanted::Http2 => &self.connectors.http2,
+            Wanted::Either => &self.connectors.either,
+        }
+    }
 }
 
 impl std::fmt::Debug for UpstreamTls {
@@ -31,7 +62,7 @@ impl std::fmt::Debug for UpstreamTls {
 /// The client config of a pool, and a number that differs when its files or settings do.
 #[derive(Clone)]
 pub(crate) struct PoolTls {
-    config: Arc<ClientConfig>,
+    connectors: Connectors,
     pub(crate) key: u64,
 }
 
@@ -75,7 +106,7 @@ impl PoolTls {
         } else {
             builder.with_root_certificates(roots)
         };
-        let mut config = match &tls.client_certificate {
+        let config = match &tls.client_certificate {
             None => builder.with_no_client_auth(),
             Some((cert_file, key_file)) => {
                 let at = |message: String| error("certificate_invalid", tls.at, path("client_certificate"), message);
@@ -88,8 +119,7 @@ impl PoolTls {
                     .map_err(|cause| at(format!("cannot use `{cert_file}` with `{key_file}`: {cause}")))?
             }
         };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { config: Arc::new(config), key: key.finish() })
+        Ok(Self { connectors: Connectors::new(&config), key: key.finish() })
     }
 
     /// For one endpoint of the pool.
@@ -102,7 +132,7 @@ impl PoolTls {
         let name = name.map_err(|_| {
             error("sni_invalid", pool.tls.at, format!("pools[{}].tls.sni", pool.id), "not a name that TLS can ask for")
         })?;
-        Ok(UpstreamTls { connector: TlsConnector::from(Arc::clone(&self.config)), name })
+        Ok(UpstreamTls { connectors: self.connectors.clone(), name })
     }
 }
 

@@ -10,6 +10,8 @@ mod codec;
 mod framing;
 mod heads;
 mod health;
+mod http2;
+mod http2_upstream;
 mod listeners;
 mod logging;
 mod refusals;

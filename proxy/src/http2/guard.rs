@@ -1,0 +1,389 @@
+//! What lies between a client's HTTP/2 connection and its bytes: counts the frames that cost the client nothing and the
+//! proxy something, and sees what takes too long below the level of streams.
+//!
+//! `h2` bounds CONTINUATION frames, small DATA frames and streams that end by an error. Here are the rest: SETTINGS, PING,
+//! PRIORITY and frames of unknown types, WINDOW_UPDATE beyond what the answers explain, and RST_STREAM beyond what a
+//! client needs (CVE-2019-9512, -9513, -9515, CVE-2023-44487). Each has an allowance that refills with time and with use.
+//! Once it is spent nothing more is read; who owns the connection looks at [`Gauge::verdict`] and ends it.
+//!
+//! Only frame headers are looked at. What does not look like frames is left to `h2` to refuse.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::PREFACE;
+use crate::stream::Transport;
+use crate::timer::{NEVER, Wheel, ticks};
+
+/// A client's bytes on their way to and from `h2`.
+#[derive(Debug)]
+pub(super) struct Guarded {
+    transport: Rc<RefCell<Transport>>,
+    /// Read before it was known that this is HTTP/2.
+    first: Vec<u8>,
+    gauge: Rc<Gauge>,
+    scan: Scan,
+}
+
+/// What was seen of a connection.
+#[derive(Debug)]
+pub(super) struct Gauge {
+    wheel: Rc<Wheel>,
+    flooded: Cell<bool>,
+    /// Tick since which a header block, or a frame other than DATA, is not complete.
+    partial_since: Cell<u64>,
+    /// Tick since which the client takes nothing of what is to be sent.
+    blocked_since: Cell<u64>,
+    /// Bytes sent to the client.
+    sent: Cell<u64>,
+    control: RefCell<Allowance>,
+    updates: RefCell<Allowance>,
+    resets: RefCell<Allowance>,
+}
+
+/// What is wrong with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Fine,
+    /// Too many frames that achieve nothing.
+    Flooded,
+    /// The client neither completes what it began nor takes what it asked for.
+    Stuck,
+}
+
+/// A number of frames that may come at once, refilled by `per_second`.
+#[derive(Debug)]
+struct Allowance {
+    left: u64,
+    most: u64,
+    per_second: u64,
+    /// Tick of the last refill.
+    refilled: u64,
+}
+
+impl Allowance {
+    const fn new(most: u64, per_second: u64, now: u64) -> Self {
+        Self { left: most, most, per_second, refilled: now }
+    }
+
+    fn spend(&mut self, now: u64) -> bool {
+        if self.left == 0 {
+            let earned = (now - self.refilled) * self.per_second / TICKS_PER_SECOND;
+            if earned > 0 {
+                self.refilled = now;
+                self.earn(earned);
+            }
+        }
+        let allowed = self.left > 0;
+        self.left -= u64::from(allowed);
+        allowed
+    }
+
+    fn earn(&mut self, more: u64) {
+        self.left = (self.left + more).min(self.most);
+    }
+}
+
+/// SETTINGS, PING, PRIORITY and unknown frames.
+const CONTROL_MAX: u64 = 500;
+const CONTROL_PER_SECOND: u64 = 50;
+/// WINDOW_UPDATE, besides those that answers explain.
+const UPDATES_MAX: u64 = 2000;
+const UPDATES_PER_SECOND: u64 = 200;
+/// One WINDOW_UPDATE may follow so many bytes of answers.
+const BYTES_PER_UPDATE: u64 = 512;
+/// RST_STREAM, besides one for each answer that was completed.
+const RESETS_MAX: u64 = 400;
+const RESETS_PER_SECOND: u64 = 40;
+const TICKS_PER_SECOND: u64 = 50;
+
+impl Gauge {
+    pub(super) fn new(wheel: &Rc<Wheel>) -> Self {
+        let now = wheel.now();
+        debug_assert_eq!(ticks(std::time::Duration::from_secs(1)), TICKS_PER_SECOND);
+        Self {
+            wheel: Rc::clone(wheel),
+            flooded: Cell::new(false),
+            partial_since: Cell::new(NEVER),
+            blocked_since: Cell::new(NEVER),
+            sent: Cell::new(0),
+            control: RefCell::new(Allowance::new(CONTROL_MAX, CONTROL_PER_SECOND, now)),
+            updates: RefCell::new(Allowance::new(UPDATES_MAX, UPDATES_PER_SECOND, now)),
+            resets: RefCell::new(Allowance::new(RESETS_MAX, RESETS_PER_SECOND, now)),
+        }
+    }
+
+    /// An answer was completed: a client that works may also give some up.
+    pub(super) fn answered(&self) {
+        self.resets.borrow_mut().earn(1);
+    }
+
+    /// Judges; heads may take `head_ticks`, and a client may take nothing for `blocked_ticks`.
+    pub(super) fn verdict(&self, head_ticks: u64, blocked_ticks: u64) -> Verdict {
+        let now = self.wheel.now();
+        let late = |since: u64, allowed: u64| now > since.saturating_add(allowed);
+        if self.flooded.get() {
+            Verdict::Flooded
+        } else if late(self.partial_since.get(), head_ticks) || late(self.blocked_since.get(), blocked_ticks) {
+            Verdict::Stuck
+        } else {
+            Verdict::Fine
+        }
+    }
+
+    /// The tick at which [`Self::verdict`] has to be asked again, if nothing else happens.
+    pub(super) fn deadline(&self, head_ticks: u64, blocked_ticks: u64) -> u64 {
+        let head = self.partial_since.get().saturating_add(head_ticks);
+        head.min(self.blocked_since.get().saturating_add(blocked_ticks)).saturating_add(1)
+    }
+
+    fn spend(&self, frame: Frame) {
+        let allowance = match frame.kind {
+            // Acknowledgements answer our own.
+            SETTINGS | PING if frame.flags & ACK != 0 => return,
+            DATA | HEADERS | CONTINUATION | GOAWAY => return,
+            WINDOW_UPDATE => {
+                let explained = self.sent.get() / BYTES_PER_UPDATE;
+                if explained > 0 {
+                    self.sent.set(self.sent.get() - explained * BYTES_PER_UPDATE);
+                    self.updates.borrow_mut().earn(explained);
+                }
+                &self.updates
+            }
+            RST_STREAM => &self.resets,
+            _ => &self.control,
+        };
+        if !allowance.borrow_mut().spend(self.wheel.now()) {
+            self.flooded.set(true);
+        }
+    }
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+const HEADER_BYTES: usize = 9;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+}
+
+/// Finds the frame headers in what is read.
+#[derive(Debug)]
+struct Scan {
+    /// Bytes to pass over: the preface, or the rest of a frame.
+    skip: usize,
+    header: [u8; HEADER_BYTES],
+    filled: usize,
+    /// The frame at hand is DATA, whose time is its stream's business.
+    data: bool,
+    /// Between HEADERS and the last CONTINUATION.
+    in_block: bool,
+}
+
+impl Scan {
+    const fn new() -> Self {
+        Self { skip: PREFACE.len(), header: [0; HEADER_BYTES], filled: 0, data: false, in_block: false }
+    }
+
+    fn read(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Frame)) {
+        loop {
+            let passed = self.skip.min(bytes.len());
+            self.skip -= passed;
+            bytes = &bytes[passed..];
+            if bytes.is_empty() {
+                return;
+            }
+            let taken = (HEADER_BYTES - self.filled).min(bytes.len());
+            self.header[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
+            self.filled += taken;
+            bytes = &bytes[taken..];
+            if self.filled < HEADER_BYTES {
+                return;
+            }
+            self.filled = 0;
+            let [a, b, c, kind, flags, ..] = self.header;
+            self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            self.data = kind == DATA;
+            if matches!(kind, HEADERS | CONTINUATION) {
+                self.in_block = flags & END_HEADERS == 0;
+            }
+            seen(Frame { kind, flags });
+        }
+    }
+
+    /// Whether something is not complete that should be soon.
+    const fn is_partial(&self) -> bool {
+        self.in_block || self.filled > 0 || (self.skip > 0 && !self.data)
+    }
+}
+
+impl Guarded {
+    pub(super) const fn new(transport: Rc<RefCell<Transport>>, first: Vec<u8>, gauge: Rc<Gauge>) -> Self {
+        Self { transport, first, gauge, scan: Scan::new() }
+    }
+
+    fn sent(&self, written: &Poll<io::Result<usize>>) {
+        match written {
+            Poll::Ready(Ok(bytes)) => {
+                self.gauge.sent.set(self.gauge.sent.get() + *bytes as u64);
+                self.gauge.blocked_since.set(NEVER);
+            }
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending if self.gauge.blocked_since.get() == NEVER => {
+                self.gauge.blocked_since.set(self.gauge.wheel.now());
+            }
+            Poll::Pending => {}
+        }
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.gauge.flooded.get() {
+            // The owner looks at the verdict whenever nothing is left to do.
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        if this.first.is_empty() {
+            ready!(Pin::new(&mut *this.transport.borrow_mut()).poll_read(cx, buffer))?;
+        } else {
+            let taken = this.first.len().min(buffer.remaining());
+            buffer.put_slice(&this.first[..taken]);
+            this.first.drain(..taken);
+            if this.first.is_empty() {
+                this.first = Vec::new();
+            }
+        }
+        let gauge = &this.gauge;
+        this.scan.read(&buffer.filled()[before..], |frame| gauge.spend(frame));
+        if !this.scan.is_partial() {
+            gauge.partial_since.set(NEVER);
+        } else if gauge.partial_since.get() == NEVER {
+            gauge.partial_since.set(gauge.wheel.now());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.transport.borrow_mut()).poll_write(cx, bytes);
+        self.sent(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.transport.borrow_mut()).poll_write_vectored(cx, slices);
+        self.sent(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.transport.borrow().is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.transport.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.transport.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
+        let mut bytes = vec![(length >> 16) as u8, (length >> 8) as u8, length as u8, kind, flags, 0, 0, 0, 1];
+        bytes.resize(HEADER_BYTES + length, 7);
+        bytes
+    }
+
+    #[test]
+    fn frames_are_found_however_they_are_cut() {
+        let frames =
+            [(SETTINGS, 0, 0), (HEADERS, 0, 300), (CONTINUATION, END_HEADERS, 5), (DATA, 1, 70_000), (PING, 0, 8)];
+        let mut bytes = PREFACE.to_vec();
+        frames.iter().for_each(|&(kind, flags, length)| bytes.extend(frame(kind, flags, length)));
+        for step in [1, 2, 9, 10, 1000, usize::MAX] {
+            let mut scan = Scan::new();
+            let mut seen = Vec::new();
+            for piece in bytes.chunks(step.min(bytes.len())) {
+                scan.read(piece, |frame| seen.push((frame.kind, frame.flags)));
+            }
+            let expected: Vec<_> = frames.iter().map(|&(kind, flags, _)| (kind, flags)).collect();
+            assert_eq!(seen, expected, "{step}");
+            assert!(!scan.is_partial(), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_header_block_is_partial_until_its_last_frame() {
+        let mut scan = Scan::new();
+        scan.read(PREFACE, |_| {});
+        scan.read(&frame(HEADERS, 0, 3), |_| {});
+        assert!(scan.is_partial());
+        scan.read(&frame(CONTINUATION, END_HEADERS, 3), |_| {});
+        assert!(!scan.is_partial());
+        scan.read(&frame(DATA, 0, 100)[..50], |_| {});
+        assert!(!scan.is_partial(), "a body has a time of its own");
+    }
+
+    #[test]
+    fn what_costs_nothing_is_counted_and_what_is_earned_is_not() {
+        let wheel = Rc::new(Wheel::new());
+        let check = |kind: u8, flags: u8, most: u64| {
+            let gauge = Gauge::new(&wheel);
+            for _ in 0..most {
+                gauge.spend(Frame { kind, flags });
+            }
+            assert_eq!(gauge.verdict(1, 1), Verdict::Fine, "{kind}");
+            gauge.spend(Frame { kind, flags });
+            assert_eq!(gauge.verdict(1, 1), Verdict::Flooded, "{kind}");
+        };
+        check(PING, 0, CONTROL_MAX);
+        check(SETTINGS, 0, CONTROL_MAX);
+        check(2, 0, CONTROL_MAX);
+        check(99, 0, CONTROL_MAX);
+        check(RST_STREAM, 0, RESETS_MAX);
+        check(WINDOW_UPDATE, 0, UPDATES_MAX);
+        let gauge = Gauge::new(&wheel);
+        for _ in 0..10 * UPDATES_MAX {
+            gauge.spend(Frame { kind: WINDOW_UPDATE, flags: 0 });
+            gauge.spend(Frame { kind: RST_STREAM, flags: 0 });
+            gauge.spend(Frame { kind: PING, flags: ACK });
+            gauge.sent.set(gauge.sent.get() + 1024);
+            gauge.answered();
+        }
+        assert_eq!(gauge.verdict(1, 1), Verdict::Fine);
+    }
+
+    #[test]
+    fn an_allowance_refills_with_time() {
+        let mut allowance = Allowance::new(2, 50, 0);
+        assert_eq!([0, 0, 0, 1, 1].map(|now| allowance.spend(now)), [true, true, false, true, false]);
+        assert_eq!([100, 100, 100].map(|now| allowance.spend(now)), [true, true, false]);
+    }
+}
