@@ -12,6 +12,7 @@ use sealane_proto::v1;
 use thiserror::Error;
 
 use crate::rollout::event::Reason;
+use crate::rollout::history::History;
 
 /// Agents that are known at a time.
 pub(crate) const AGENTS_MAX: usize = 10_000;
@@ -99,6 +100,8 @@ pub(crate) struct Proxy {
     pub(crate) problems: Vec<v1::Problem>,
     pub(crate) deaths: u32,
     pub(crate) counts: Vec<(Digest, Counts)>,
+    /// What it counted in the last hour, whatever it ran.
+    pub(crate) history: History,
     /// Over all revisions, since its process started.
     pub(crate) requests: u64,
     pub(crate) failed: u64,
@@ -303,11 +306,14 @@ fn proxy(now_ms: u64, agent: &AgentId, region: &str, status: &v1::ProxyStatus, b
         Some(before) if before.active == active => before.active_since_ms,
         _ => now_ms,
     };
+    let counts: Vec<(Digest, Counts)> = status.counts.iter().take(COUNTS_MAX).filter_map(counts).collect();
+    let instance = text(&status.instance);
+    let history = History::next(before.map(|before| (before.instance, before.history)), now_ms, &instance, &counts);
     Proxy {
         agent: agent.clone(),
         region: region.to_owned(),
         build: text(&status.build),
-        instance: text(&status.instance),
+        instance,
         reported_ms: now_ms,
         heard_ms: now_ms.saturating_sub(status.silent_ms),
         ready: status.ready,
@@ -321,7 +327,8 @@ fn proxy(now_ms: u64, agent: &AgentId, region: &str, status: &v1::ProxyStatus, b
         refused: Digest::from_slice(&status.refused_digest),
         problems: status.problems.iter().take(PROBLEMS_MAX).cloned().collect(),
         deaths: status.deaths,
-        counts: status.counts.iter().take(COUNTS_MAX).filter_map(counts).collect(),
+        counts,
+        history,
         requests: status.counts.iter().fold(0, |sum, one| sum.saturating_add(one.requests)),
         failed: status.counts.iter().fold(0, |sum, one| sum.saturating_add(one.failed)),
         data_address: text(&status.data_address),
@@ -339,7 +346,14 @@ fn counts(counts: &v1::RevisionCounts) -> Option<(Digest, Counts)> {
             latency[bucket] = *count;
         }
     }
-    Some((digest, Counts { requests: counts.requests, failed: counts.failed, latency }))
+    let counts = Counts {
+        requests: counts.requests,
+        failed: counts.failed,
+        refused: counts.refused,
+        connect_failures: counts.connect_failures,
+        latency,
+    };
+    Some((digest, counts))
 }
 
 fn local_rollback(told: &v1::LocalRollback) -> Option<LocalRollback> {

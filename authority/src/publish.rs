@@ -274,8 +274,7 @@ async fn append<A: Message + Default>(
         if dry_run {
             return Ok(answered);
         }
-        let queued =
-            Event { at_ms: row.created_at_ms, what: What::Queued { hold: draft.hold, supersede: draft.supersede } };
+        let queued = Event::new(row.created_at_ms, What::Queued { hold: draft.hold, supersede: draft.supersede });
         let new = NewRelease {
             audit: audit(&draft, &row),
             newest: newest.map(|row| row.revision),

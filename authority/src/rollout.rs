@@ -1,11 +1,14 @@
 //! How a revision reaches the fleet: a pure machine that decides, events that remember, a driver that executes.
 
 mod audit;
+mod baseline;
 pub(crate) mod board;
 mod conclude;
 pub(crate) mod driver;
 pub(crate) mod event;
 pub(crate) mod evidence;
+pub(crate) mod explain;
+pub(crate) mod history;
 pub(crate) mod look;
 pub(crate) mod machine;
 pub(crate) mod memory;

@@ -1,5 +1,6 @@
 //! `sealane rollout`: list, look at, follow and steer rollouts. Every decision is the authority's.
 
+mod explain;
 mod follow;
 mod progress;
 mod status;
@@ -57,6 +58,11 @@ Examples:
   sealane rollout abort -m 'wrong pool'
   sealane rollout abort r42 --dry-run";
 
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  sealane rollout explain         the newest
+  sealane rollout explain r42 -o json";
+
 const RETRY_EXAMPLES: &str = "\
 Examples:
   sealane rollout retry r42";
@@ -108,6 +114,9 @@ enum RolloutCommand {
     /// Start a held rollout's stage again
     #[command(before_help = RETRY_EXAMPLES)]
     Retry(Steer),
+    /// Judge the stored evidence again, and say whether it comes to what was decided
+    #[command(before_help = EXPLAIN_EXAMPLES)]
+    Explain(Which),
 }
 
 #[derive(Debug, Args)]
@@ -156,6 +165,11 @@ pub async fn run(args: &RolloutArgs, printer: &Printer) -> Result<(), Failure> {
         RolloutCommand::Watch(which) => {
             let wanted = Follow { revision: which.revision.unwrap_or(0), text: None, hold_is_done: false };
             follow(&server, wanted, format, printer).await
+        }
+        RolloutCommand::Explain(which) => {
+            let request = v1::RolloutServiceExplainRequest { revision: which.revision.unwrap_or(0) };
+            let answer = server.call(server.rollout().explain(request)).await?;
+            explain::print(&answer, format, printer)
         }
         RolloutCommand::Pause(how) => steer(&server, Step::Pause, how, format, printer).await,
         RolloutCommand::Resume(how) => steer(&server, Step::Resume, how, format, printer).await,

@@ -96,7 +96,15 @@ pub(crate) fn measure(gate: &str, value: f64) -> String {
     if gate.ends_with("_latency") {
         return format!("{value:.0}ms");
     }
+    if gate == "error_budget_burn_rate" {
+        return format!("{}x", short(value));
+    }
     short(value)
+}
+
+/// `3.4%`
+pub(crate) fn share(part: u64, of: u64) -> String {
+    format!("{:.1}%", part as f64 / of.max(1) as f64 * 100.0)
 }
 
 /// A gate's limit in its unit: `1%`, `500ms`, `0`.
@@ -117,6 +125,10 @@ pub(crate) fn short(value: f64) -> String {
 pub(crate) fn reason(reason: &Reason) -> String {
     let measured = reason.sample > 0 || reason.value > reason.limit;
     if !measured && !reason.message.is_empty() {
+        return clean(&reason.message);
+    }
+    // Of a comparison and of a starved cohort the numbers say less than the sentence.
+    if (reason.gate.starts_with("compare_") || reason.gate == "starved") && !reason.message.is_empty() {
         return clean(&reason.message);
     }
     let gate = clean(&reason.gate);
@@ -217,7 +229,7 @@ mod tests {
         assert_eq!(limit("error_rate", 0.0025), "0.25%");
         assert_eq!(measure("p95_latency", 512.4), "512ms");
         assert_eq!(measure("rejected_nodes", 2.0), "2");
-        assert_eq!(measure("error_budget_burn_rate", 12.5), "12.5");
+        assert_eq!(measure("error_budget_burn_rate", 12.5), "12.5x");
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub struct Plan {
     pub slo_percent: f64,
     /// Error rate of the sequential test against control. Default 0.01.
     pub compare_alpha: f64,
+    /// How many times control's failures a stage must be able to see before it passes, above 1; `None`: whatever its
+    /// bake can see.
+    pub compare_detect: Option<f64>,
     /// Burn rate that rolls back; `None`: not judged.
     pub burn_rate_max: Option<f64>,
 }
@@ -161,6 +164,10 @@ pub const REGIONS_MAX: usize = 1000;
 pub const GATES_MAX: usize = 100;
 /// Longest bake or deadline: a leap year. Longer ones are mistakes, and clocks overflow on absurd ones.
 pub const DURATION_MAX: Duration = Duration::from_secs(366 * 86_400);
+/// Least ratio that [`Plan::compare_detect`] may ask for; less would need a day of traffic.
+pub const DETECT_MIN: f64 = 1.5;
+/// Largest ratio that [`Plan::compare_detect`] may ask for.
+pub const DETECT_MAX: f64 = 100.0;
 /// Class `expedited` divides every bake by this.
 pub const EXPEDITED_BAKE_DIVISOR: u32 = 5;
 
@@ -259,6 +266,7 @@ impl Default for Plan {
             absent_max_percent: 10.0,
             slo_percent: 99.9,
             compare_alpha: 0.01,
+            compare_detect: None,
             burn_rate_max: None,
         }
     }

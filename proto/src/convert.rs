@@ -222,13 +222,15 @@ impl TryFrom<v1::Problem> for Problem {
 
 // Counts: of the histogram only the buckets that are not empty travel.
 
-/// Leaves revision, digest and the counters that gates do not look at to the caller (`..counts.into()`).
+/// Leaves revision and digest to the caller (`..counts.into()`).
 impl From<&Counts> for v1::RevisionCounts {
     fn from(counts: &Counts) -> Self {
         let filled = || counts.latency.iter().enumerate().take(BUCKETS).filter(|(_, count)| **count > 0);
         Self {
             requests: counts.requests,
             failed: counts.failed,
+            refused: counts.refused,
+            connect_failures: counts.connect_failures,
             latency_bucket: filled().map(|(bucket, _)| u32::try_from(bucket).expect("below BUCKETS")).collect(),
             latency_count: filled().map(|(_, count)| *count).collect(),
             ..Self::default()
@@ -252,7 +254,13 @@ impl TryFrom<&v1::RevisionCounts> for Counts {
             latency[*bucket as usize] = *count;
         }
         // The two counters are read one after the other; where everything fails, the later one may be ahead.
-        Ok(Self { requests: wire.requests.max(wire.failed), failed: wire.failed, latency })
+        Ok(Self {
+            requests: wire.requests.max(wire.failed),
+            failed: wire.failed,
+            refused: wire.refused,
+            connect_failures: wire.connect_failures,
+            latency,
+        })
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn required(path: &str) -> Access {
 fn role(service: &str, method: &str) -> Role {
     match (service, method) {
         ("sealane.v1.ConfigService", "Validate" | "Plan" | "GetRevision" | "ListRevisions" | "DiffRevisions")
-        | ("sealane.v1.RolloutService", "Get" | "List" | "Watch")
+        | ("sealane.v1.RolloutService", "Get" | "List" | "Watch" | "Explain")
         | ("sealane.v1.FleetService", "GetFleet" | "ListNodes" | "Watch")
         | ("sealane.v1.AuditService", "ListAudit" | "VerifyAudit") => Role::Viewer,
         ("sealane.v1.ConfigService", "Rollback")

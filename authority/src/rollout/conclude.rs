@@ -117,6 +117,9 @@ impl Rollout {
 
     pub(super) fn on_no_data(&self) -> What {
         let is_quiet = self.look.confirmed && self.look.verdict == Some(Verdict::NotEnoughData);
+        if self.look.verdict == Some(Verdict::Suspect) && self.subject.plan.on_no_data != OnNoData::Rollback {
+            return self.hold("suspect", "what it does is suspect, and the evidence did not clear it in time", &[]);
+        }
         let (gate, message) = if is_quiet {
             ("no_data", "too few requests to judge it by the deadline")
         } else {

@@ -245,7 +245,7 @@ impl Driver {
         {
             steps.receipt = Some((receipt, prost::Message::encode_to_vec(&rollout.view())));
         }
-        if !steps.events.is_empty() || !steps.audit.is_empty() {
+        if !steps.events.is_empty() || !steps.audit.is_empty() || !steps.evidence.is_empty() {
             if let Err(error) = self.store.append(&steps, now_ms).await {
                 // The machine is ahead of the disk: forget it, and begin again from what is stored.
                 self.machine = None;
@@ -274,6 +274,10 @@ impl Driver {
                     });
                     let rollout = self.rollout(*revision);
                     steps.audit.extend(rollout.and_then(|one| audit::of_event(*revision, one.subject.digest, event)));
+                }
+                Action::Evidence { revision, seq, entry } => {
+                    let body = serde_json::to_string(entry).expect("evidence has finite numbers and string keys");
+                    steps.evidence.push((*revision, *seq, body));
                 }
                 Action::Grant(order) => {
                     let envelope = self.signer.grant(order);

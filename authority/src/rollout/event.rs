@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use sealane_model::gate::{Judged, Outcome};
+use sealane_model::gate::Judged;
 use sealane_model::ids::{Digest, ProxyId};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Event {
     pub(crate) at_ms: u64,
+    /// Pieces of evidence that were there when it was decided.
+    #[serde(default)]
+    pub(crate) evidence: u64,
     #[serde(flatten)]
     pub(crate) what: What,
 }
@@ -172,7 +175,15 @@ pub(crate) struct GateRecord {
     pub(crate) sample: u64,
     pub(crate) control_value: f64,
     pub(crate) control_sample: u64,
-    /// `pass`, `fail`, `environment`, `not_enough_data`
+    #[serde(default)]
+    pub(crate) bad: u64,
+    #[serde(default)]
+    pub(crate) control_bad: u64,
+    #[serde(default)]
+    pub(crate) detects: Option<f64>,
+    #[serde(default)]
+    pub(crate) weaker: bool,
+    /// `pass`, `fail`, `suspect`, `environment`, `not_enough_data`
     pub(crate) outcome: String,
 }
 
@@ -217,6 +228,11 @@ impl What {
 }
 
 impl Event {
+    /// Without evidence.
+    pub(crate) fn new(at_ms: u64, what: What) -> Self {
+        Self { at_ms, evidence: 0, what }
+    }
+
     /// For the store.
     pub(crate) fn to_json(&self) -> String {
         serde_json::to_string(self).expect("an event has string keys and finite numbers")
@@ -237,13 +253,11 @@ impl From<&Judged> for GateRecord {
             sample: judged.sample,
             control_value: finite(judged.control_value),
             control_sample: judged.control_sample,
-            outcome: match judged.outcome {
-                Outcome::Pass => "pass",
-                Outcome::Fail => "fail",
-                Outcome::Environment => "environment",
-                Outcome::NotEnoughData => "not_enough_data",
-            }
-            .to_owned(),
+            bad: judged.bad,
+            control_bad: judged.control_bad,
+            detects: judged.detects,
+            weaker: judged.weaker,
+            outcome: judged.outcome.as_str().to_owned(),
         }
     }
 }
@@ -288,6 +302,7 @@ mod tests {
     fn an_event_reads_back_as_it_was_written() {
         let opened = Event {
             at_ms: 5,
+            evidence: 3,
             what: What::StageOpened(StageOpened {
                 wave: 0,
                 stage: 1,
@@ -304,6 +319,7 @@ mod tests {
         assert_eq!(Event::from_json(&json).unwrap(), opened);
         let preparing = Event {
             at_ms: 5,
+            evidence: 0,
             what: What::Preparing {
                 set: BTreeSet::new(),
                 stable: Some(Stable { revision: 1, digest: Digest::of(b"x") }),

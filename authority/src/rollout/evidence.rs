@@ -18,7 +18,10 @@ pub(crate) struct Side {
 struct Tally {
     instance: String,
     last: Counts,
+    /// Since it was first looked at.
     sum: Counts,
+    /// Since the last interval.
+    new: Counts,
 }
 
 impl Side {
@@ -27,7 +30,8 @@ impl Side {
         let now = proxy.counts_of(release);
         let Some(tally) = self.tallies.get_mut(id) else {
             let last = now.cloned().unwrap_or_default();
-            let tally = Tally { instance: proxy.instance.clone(), last, sum: Counts::default() };
+            let tally =
+                Tally { instance: proxy.instance.clone(), last, sum: Counts::default(), new: Counts::default() };
             self.tallies.insert(id.clone(), tally);
             return;
         };
@@ -37,6 +41,7 @@ impl Side {
             Some(now) => {
                 let new = if is_same { now.since(&tally.last) } else { now.clone() };
                 tally.sum.add(&new);
+                tally.new.add(&new);
                 tally.last.clone_from(now);
             }
             // A new process that has not served it yet.
@@ -46,13 +51,17 @@ impl Side {
         tally.instance.clone_from(&proxy.instance);
     }
 
-    /// Sum over the proxies that `counts` picks.
-    pub(crate) fn sum(&self, counts: impl Fn(&ProxyId) -> bool) -> Counts {
-        let mut sum = Counts::default();
-        for (_, tally) in self.tallies.iter().filter(|(id, _)| counts(id)) {
-            sum.add(&tally.sum);
+    /// What was counted since this was asked last, over the proxies that `counts` picks, and how many those are.
+    pub(crate) fn take(&mut self, counts: impl Fn(&ProxyId) -> bool) -> (Counts, u32) {
+        let (mut sum, mut proxies) = (Counts::default(), 0);
+        for (id, tally) in &mut self.tallies {
+            let new = std::mem::take(&mut tally.new);
+            if counts(id) {
+                sum.add(&new);
+                proxies += 1;
+            }
         }
-        sum
+        (sum, proxies)
     }
 
     /// Proxies whose own share of failures is above `limit`, worst first, at most `max`.
@@ -104,7 +113,7 @@ mod tests {
             live.hear(0, &report, None).unwrap();
             side.observe(&id, live.proxy(&id).unwrap(), &release);
         }
-        side.sum(|_| true).requests
+        side.take(|_| true).0.requests
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use sealane_model::gate::{Outcome as GateOutcome, Verdict};
+use sealane_model::gate::{Judged, Outcome as GateOutcome, Verdict};
 use sealane_model::ids::ProxyId;
 
 use super::event::{Course, End, GateRecord, Reason, Stable, What};
@@ -15,6 +15,9 @@ use super::observe::Roll;
 use super::record::{Outcome, Phase, Record};
 use super::{stage, verdict};
 use crate::fleet::{Live, Proxy};
+
+/// Why a stage passed when nobody said so.
+pub(super) const EVERY_GATE_PASSED: &str = "every gate passed";
 
 /// Nodes named in a reason.
 pub(super) const NODES_MAX: usize = 20;
@@ -27,6 +30,8 @@ pub(crate) struct World<'a> {
     pub(crate) stable: Option<Stable>,
     /// For the next grant.
     pub(crate) sequence: u64,
+    /// Judge on what is there now, whether or not an interval of evidence is over.
+    pub(crate) at_once: bool,
 }
 
 /// What this process saw of the open phase.
@@ -44,7 +49,16 @@ pub(crate) struct Look {
     pub(super) seen: BTreeSet<ProxyId>,
     pub(super) confirmed: bool,
     pub(super) unconfirmed_since_ms: u64,
+    /// When the newest interval was bad on both sides.
     pub(super) environment_ms: Option<u64>,
+    /// The evidence of this phase has begun.
+    pub(super) opened: bool,
+    /// When the newest interval of evidence ended.
+    pub(super) interval_ms: u64,
+    /// Whether that one was after the bake, and how many proxies had refused.
+    pub(super) interval_baked: bool,
+    pub(super) interval_rejected: u64,
+    pub(super) judged: Vec<Judged>,
     pub(super) last_ms: u64,
     /// Observed healthy time.
     pub(crate) baked_ms: u64,
@@ -82,6 +96,7 @@ impl Look {
             required,
             unconfirmed_since_ms: now_ms,
             last_ms: now_ms,
+            interval_ms: now_ms,
             gates: record.gates.clone(),
             ..Self::default()
         }
@@ -198,9 +213,9 @@ impl Rollout {
         if self.record.course != Course::Staged {
             return self.watch_straight(world, &roll);
         }
-        let judged = self.judge(world);
+        self.weigh(world);
         if self.look.verdict == Some(Verdict::Fail)
-            && let Some(failed) = judged.iter().find(|gate| gate.outcome == GateOutcome::Fail)
+            && let Some(failed) = self.look.judged.iter().find(|gate| gate.outcome == GateOutcome::Fail)
         {
             let reason = self.breached(failed);
             return Some(self.roll_back(reason, End::RolledBack));
@@ -237,7 +252,7 @@ impl Rollout {
         if self.look.confirmed && self.look.baked_ms >= self.bake_ms() && self.passes() {
             return match self.record.phase {
                 Phase::FinalBake => Some(self.complete(world)),
-                _ => Some(What::StagePassed { why: "every gate passed".to_owned(), gates: self.look.gates.clone() }),
+                _ => Some(What::StagePassed { why: EVERY_GATE_PASSED.to_owned(), gates: self.look.gates.clone() }),
             };
         }
         if self.past_deadline(world) { Some(self.on_no_data()) } else { None }
@@ -281,8 +296,7 @@ impl Rollout {
             "not_confirmed" if self.look.confirmed => released("every proxy confirmed"),
             "environment" => {
                 let calm_ms = world.now_ms.saturating_sub(self.look.environment_ms.unwrap_or(self.look.since_ms));
-                let is_calm = self.look.verdict != Some(Verdict::Environment);
-                if is_calm && calm_ms >= millis(world.timing.environment_clear) {
+                if calm_ms >= millis(world.timing.environment_clear) {
                     return released("the other proxies are fine again");
                 }
                 None

@@ -11,11 +11,12 @@
 //!
 //! Source of the rules: design page "Control plane", Rollouts.
 
-use std::collections::btree_map::Entry;
+use std::collections::btree_map;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealane_model::gate::{Case, Entry};
 use sealane_model::ids::{Digest, Epoch, Revision};
 use sealane_model::release::ChangeClass;
 
@@ -98,6 +99,8 @@ pub(crate) struct Machine {
     version: u64,
     /// No decisions before this.
     settled_ms: u64,
+    /// Evidence that is to be stored: revision, its number, the entry.
+    evidence: Vec<(u64, u64, Entry)>,
 }
 
 /// One rollout.
@@ -106,6 +109,12 @@ pub(crate) struct Rollout {
     pub(crate) subject: Arc<Subject>,
     /// The fold of its events.
     pub(crate) record: Record,
+    /// The fold of its evidence.
+    pub(crate) case: Case,
+    /// Entries of evidence so far.
+    pub(crate) entries: u64,
+    /// Evidence that is not handed on yet.
+    pub(super) testimony: Vec<Entry>,
     /// What this process saw of it; a restart begins it anew.
     pub(crate) look: Look,
 }
@@ -116,8 +125,8 @@ pub(crate) struct Remembered {
     pub(crate) stable: Option<Stable>,
     /// Newest first.
     pub(crate) withdrawn: Vec<Digest>,
-    /// Rollouts that have not ended, with their events.
-    pub(crate) open: Vec<(Arc<Subject>, Vec<Event>)>,
+    /// Rollouts that have not ended, with their events and evidence.
+    pub(crate) open: Vec<(Arc<Subject>, Vec<Event>, Vec<Entry>)>,
     pub(crate) sequence: u64,
     pub(crate) sequence_min: u64,
     /// Events of all rollouts.
@@ -140,6 +149,8 @@ pub(crate) enum Input {
 pub(crate) enum Action {
     /// Store it, as the rollout's event number `seq`.
     Record { revision: u64, seq: u64, event: Event },
+    /// Store it, as the rollout's evidence number `seq`.
+    Evidence { revision: u64, seq: u64, entry: Entry },
     /// Sign it, and store it in the same transaction.
     Grant(GrantOrder),
 }
@@ -170,10 +181,11 @@ impl Machine {
             withdrawn.pop_front();
         }
         let settled_ms = now_ms + millis(settle);
-        let open = remembered.open.into_iter().map(|(subject, events)| {
+        let open = remembered.open.into_iter().map(|(subject, events, entries)| {
             let record = Record::fold(&events);
-            let look = Look::begin(settled_ms, &record, 0);
-            (subject.revision.0, Rollout { subject, record, look })
+            let mut rollout = Rollout::new(subject, record, settled_ms);
+            rollout.remember_evidence(&entries);
+            (rollout.subject.revision.0, rollout)
         });
         Self {
             timing,
@@ -185,6 +197,7 @@ impl Machine {
             sequence_min: remembered.sequence_min,
             version: remembered.version,
             settled_ms,
+            evidence: Vec::new(),
         }
     }
 
@@ -196,10 +209,8 @@ impl Machine {
             Input::Offer { subject, queued } => {
                 let revision = subject.revision.0;
                 // Else offered again, after a restart that had read it from the store already.
-                if let Entry::Vacant(vacant) = self.rollouts.entry(revision) {
-                    let record = Record::new();
-                    let look = Look::begin(now_ms, &record, 0);
-                    vacant.insert(Rollout { subject, record, look });
+                if let btree_map::Entry::Vacant(vacant) = self.rollouts.entry(revision) {
+                    vacant.insert(Rollout::new(subject, Record::new(), now_ms));
                     self.fold(revision, &queued, now_ms);
                 }
             }
@@ -217,6 +228,8 @@ impl Machine {
         self.advance(&mut step);
         #[cfg(debug_assertions)]
         self.check_invariants();
+        let evidence = self.evidence.drain(..);
+        step.out.extend(evidence.map(|(revision, seq, entry)| Action::Evidence { revision, seq, entry }));
         Ok(step.out)
     }
 
@@ -227,7 +240,7 @@ impl Machine {
         for _ in 0..TRANSITIONS_MAX {
             let next = match self.under_way() {
                 None => self.begin_next(step),
-                Some(revision) => self.make_way(revision).or_else(|| self.look(revision, step)),
+                Some(revision) => self.make_way(revision).or_else(|| self.look(revision, step, false)),
             };
             let Some((revision, what)) = next else { return };
             self.write(step, revision, what);
@@ -266,16 +279,22 @@ impl Machine {
         Some((under_way, What::RollingBack { reason, end: End::Superseded, gates: rollout.look.gates.clone() }))
     }
 
-    fn look(&mut self, revision: u64, step: &Step<'_>) -> Option<(u64, What)> {
+    fn look(&mut self, revision: u64, step: &Step<'_>, at_once: bool) -> Option<(u64, What)> {
         let world = World {
             now_ms: step.now_ms,
             live: step.live,
             timing: self.timing,
             stable: self.stable,
             sequence: self.sequence + 1,
+            at_once,
         };
         let rollout = self.rollouts.get_mut(&revision)?;
-        Some((revision, rollout.next(&world)?))
+        let next = rollout.next(&world);
+        for entry in rollout.testimony.drain(..) {
+            rollout.entries += 1;
+            self.evidence.push((revision, rollout.entries, entry));
+        }
+        Some((revision, next?))
     }
 
     /// Lets only what narrows happen.
@@ -284,7 +303,9 @@ impl Machine {
             return;
         }
         let Some(revision) = self.under_way() else { return };
-        if let Some((revision, what @ (What::RollingBack { .. } | What::Rejected { .. }))) = self.look(revision, step) {
+        if let Some((revision, what @ (What::RollingBack { .. } | What::Rejected { .. }))) =
+            self.look(revision, step, true)
+        {
             self.write(step, revision, what);
         }
     }
@@ -296,6 +317,7 @@ impl Machine {
             timing: self.timing,
             stable: self.stable,
             sequence: self.sequence + 1,
+            at_once: false,
         }
     }
 
@@ -311,8 +333,10 @@ impl Machine {
                 not_after_ms: step.now_ms + millis(self.timing.grant_lifetime),
             }));
         }
-        let event = Event { at_ms: step.now_ms, what };
-        let seq = self.rollouts.get(&revision).map_or(0, |rollout| rollout.record.events) + 1;
+        let rollout = self.rollouts.get(&revision);
+        let seq = rollout.map_or(0, |rollout| rollout.record.events) + 1;
+        let evidence = rollout.map_or(0, |rollout| rollout.entries);
+        let event = Event { at_ms: step.now_ms, evidence, what };
         self.fold(revision, &event, step.now_ms);
         step.out.push(Action::Record { revision, seq, event });
     }
@@ -320,6 +344,7 @@ impl Machine {
     fn fold(&mut self, revision: u64, event: &Event, now_ms: u64) {
         self.version += 1;
         let Some(rollout) = self.rollouts.get_mut(&revision) else { return };
+        let was_environment = rollout.record.held.as_ref().is_some_and(|held| held.gate == "environment");
         rollout.record.apply(event);
         let digest = rollout.subject.digest;
         match &event.what {
@@ -339,6 +364,10 @@ impl Machine {
                 self.withdraw(digest);
             }
             What::Rejected { .. } => self.withdraw(digest),
+            // What was counted while both sides were bad says nothing about the change.
+            What::Released { .. } if was_environment => {
+                rollout.look = Look::begin(now_ms, &rollout.record, rollout.look.version);
+            }
             What::Queued { .. }
             | What::StagePassed { .. }
             | What::Held { .. }
@@ -429,6 +458,19 @@ impl Machine {
 }
 
 impl Rollout {
+    /// As a record says, with no evidence.
+    pub(crate) fn new(subject: Arc<Subject>, record: Record, now_ms: u64) -> Self {
+        let case = Case::new(subject.plan.compare_alpha);
+        let look = Look::begin(now_ms, &record, 0);
+        Self { subject, record, case, entries: 0, testimony: Vec::new(), look }
+    }
+
+    /// Takes stored evidence in.
+    pub(crate) fn remember_evidence(&mut self, entries: &[Entry]) {
+        self.case = Case::fold(self.subject.plan.compare_alpha, entries);
+        self.entries = entries.len() as u64;
+    }
+
     /// Whether it has not begun.
     pub(crate) fn waits(&self) -> bool {
         self.record.phase == Phase::Queued

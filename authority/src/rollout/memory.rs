@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use sealane_model::envelope::Envelope;
+use sealane_model::gate::Entry;
+use sealane_model::plan::Plan;
 use sealane_proto::v1;
 
 use super::event::{Event, Stable};
-use super::look::Look;
 use super::machine::{Remembered, Rollout, WITHDRAWN_MAX};
 use super::record::Record;
 use super::subject::Subject;
@@ -28,7 +29,7 @@ pub(super) async fn remember(store: &Store, signer: &Signer) -> Result<Remembere
     }
     for revision in store.open_rollouts().await? {
         let subject = load(store, signer, revision).await?.1;
-        remembered.open.push((subject, events(store, revision).await?));
+        remembered.open.push((subject, events(store, revision).await?, evidence(store, revision).await?));
     }
     Ok(remembered)
 }
@@ -46,7 +47,7 @@ pub(super) async fn load(
     Ok((row.envelope, Subject::of(&release)))
 }
 
-async fn events(store: &Store, revision: u64) -> Result<Vec<Event>, StoreError> {
+pub(super) async fn events(store: &Store, revision: u64) -> Result<Vec<Event>, StoreError> {
     let damaged = |error| StoreError::Damaged { what: format!("an event of revision {revision}: {error}") };
     store.events(revision).await?.iter().map(|body| Event::from_json(body).map_err(damaged)).collect()
 }
@@ -62,7 +63,24 @@ pub(crate) async fn stored_view(
     }
     let subject = load(store, signer, revision).await?.1;
     let record = Record::fold(&events(store, revision).await?);
-    Ok(Some(Rollout { subject, record, look: Look::default() }.view()))
+    Ok(Some(Rollout::new(subject, record, 0).view()))
+}
+
+/// What a rollout was decided on: its plan, with the bakes of its class, its events and its evidence.
+pub(crate) async fn stored_evidence(
+    store: &Store,
+    signer: &Signer,
+    revision: u64,
+) -> Result<(Plan, Vec<Event>, Vec<Entry>), StoreError> {
+    let subject = load(store, signer, revision).await?.1;
+    Ok((subject.plan.clone(), events(store, revision).await?, evidence(store, revision).await?))
+}
+
+/// The evidence of a rollout, in order.
+async fn evidence(store: &Store, revision: u64) -> Result<Vec<Entry>, StoreError> {
+    let damaged = |error| StoreError::Damaged { what: format!("evidence of revision {revision}: {error}") };
+    let bodies = store.evidence(revision).await?;
+    bodies.iter().map(|body| serde_json::from_str(body).map_err(damaged)).collect()
 }
 
 fn missing(revision: u64) -> StoreError {

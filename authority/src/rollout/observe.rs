@@ -1,6 +1,6 @@
 //! What a rollout sees: evidence, who confirmed, the bake clock, the gates' verdict. Pure.
 
-use sealane_model::gate::{self, Counts, Evidence, Judged, Verdict};
+use sealane_model::gate::{self, Case, Entry, Interval, Opened, Verdict};
 use sealane_model::ids::ProxyId;
 
 use super::event::GateRecord;
@@ -9,6 +9,15 @@ use super::machine::{Rollout, millis};
 use super::record::Phase;
 use super::{stage, verdict};
 use crate::fleet::Proxy;
+
+/// Longest interval of evidence.
+const INTERVAL_MAX_MS: u64 = 10_000;
+/// Shortest.
+const INTERVAL_MIN_MS: u64 = 250;
+/// While a hold lasts longer than [`HELD_LONG_MS`].
+const INTERVAL_HELD_MS: u64 = 60_000;
+/// After this a hold is one that waits for a person.
+const HELD_LONG_MS: u64 = 600_000;
 
 /// How the proxies that must confirm are.
 #[derive(Default)]
@@ -103,24 +112,82 @@ impl Rollout {
         if self.look.verdict == Some(Verdict::NotEnoughData) {
             return "baked; waiting for enough requests to judge".to_owned();
         }
+        if self.look.verdict == Some(Verdict::Suspect) {
+            return "baked; what it does is suspect, waiting for more evidence".to_owned();
+        }
         format!("baked for {bake}")
     }
 
-    pub(super) fn judge(&mut self, world: &World<'_>) -> Vec<Judged> {
-        let cohort = self.look.cohort.sum(|_| true);
-        let control = match self.record.phase {
-            Phase::FinalBake => Counts::default(),
-            _ => self.look.control.sum(|id| world.live.proxy(id).is_none_or(|proxy| !self.covers(world, id, proxy))),
+    /// Closes an interval of evidence where one is due, and judges.
+    pub(super) fn weigh(&mut self, world: &World<'_>) {
+        if !self.look.opened {
+            self.look.opened = true;
+            let baseline = self.baseline(world);
+            self.testify(Entry::Opened(Opened { at_ms: world.now_ms, stage: self.stage_name(), baseline }));
+        }
+        let refused = world.live.proxies().filter(|(_, one)| one.refused == Some(self.subject.digest)).count() as u64;
+        let baked = self.look.confirmed && self.look.baked_ms >= self.bake_ms();
+        let waited_ms = world.now_ms.saturating_sub(self.look.interval_ms);
+        let is_new = (baked, refused) != (self.look.interval_baked, self.look.interval_rejected);
+        if !is_new && !world.at_once && (waited_ms < self.interval_ms(world) || waited_ms == 0) {
+            return;
+        }
+        let mut cohort = std::mem::take(&mut self.look.cohort);
+        let mut control = std::mem::take(&mut self.look.control);
+        let interval = {
+            let proxy = |id: &ProxyId| world.live.proxy(id);
+            let (cohort, cohort_proxies) = cohort.take(|_| true);
+            let (control, control_proxies) =
+                control.take(|id| proxy(id).is_some_and(|proxy| self.is_control(world, id, proxy)));
+            let at_ms = world.now_ms;
+            Interval { at_ms, cohort, control, cohort_proxies, control_proxies, rejected: refused, baked }
         };
-        let rejected = world.live.proxies().filter(|(_, one)| one.refused == Some(self.subject.digest)).count();
-        let evidence = Evidence { cohort, control, rejected: rejected as u64 };
-        let (verdict, judged) = gate::judge(&evidence, &self.subject.plan);
-        if verdict == Verdict::Environment {
+        (self.look.cohort, self.look.control) = (cohort, control);
+        self.look.interval_ms = world.now_ms;
+        (self.look.interval_baked, self.look.interval_rejected) = (baked, refused);
+        let is_quiet = interval.cohort.is_empty() && interval.control.is_empty();
+        if is_quiet && !is_new && self.look.verdict.is_some() {
+            return;
+        }
+        if self.is_environment(&interval) {
             self.look.environment_ms = Some(world.now_ms);
         }
+        self.testify(Entry::Interval(interval));
+        let (verdict, judged) = gate::judge(&self.case, &self.subject.plan);
         self.look.verdict = Some(verdict);
         self.look.gates = judged.iter().map(GateRecord::from).collect();
-        judged
+        self.look.judged = judged;
+    }
+
+    /// Whether this interval alone is bad on both sides.
+    fn is_environment(&self, interval: &Interval) -> bool {
+        let mut alone = Case::new(self.subject.plan.compare_alpha);
+        alone.take(&Entry::Interval(interval.clone()));
+        gate::judge(&alone, &self.subject.plan).0 == Verdict::Environment
+    }
+
+    /// Takes evidence in, and asks for it to be stored.
+    fn testify(&mut self, entry: Entry) {
+        self.case.take(&entry);
+        self.testimony.push(entry);
+    }
+
+    /// How long an interval of evidence is: a twentieth of the bake, at most 10 s; longer while a hold lasts.
+    fn interval_ms(&self, world: &World<'_>) -> u64 {
+        let held_ms = world.now_ms.saturating_sub(self.record.changed_ms);
+        if self.record.held.is_some() && held_ms > HELD_LONG_MS {
+            return INTERVAL_HELD_MS;
+        }
+        (self.bake_ms() / 20).clamp(INTERVAL_MIN_MS, INTERVAL_MAX_MS)
+    }
+
+    /// Whether a proxy is compared with: outside of the cohort, in the regions of the wave that is open.
+    pub(super) fn is_control(&self, world: &World<'_>, id: &ProxyId, proxy: &Proxy) -> bool {
+        let wave = match (self.record.phase, self.record.stage()) {
+            (Phase::Stage, Some(stage)) => stage.opened.wave,
+            _ => return false,
+        };
+        self.subject.wave_of(&proxy.region) == wave && !self.covers(world, id, proxy)
     }
 
     pub(super) fn covers(&self, world: &World<'_>, id: &ProxyId, proxy: &Proxy) -> bool {

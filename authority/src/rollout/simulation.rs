@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealane_model::gate::{self, Entry, Verdict};
 use sealane_model::ids::{Digest, Epoch, ProxyId, Revision};
 use sealane_model::plan::{OnNoData, Plan, StagePlan, Wave};
 use sealane_model::release::ChangeClass;
@@ -89,6 +90,7 @@ struct Agent {
 struct Disk {
     subjects: BTreeMap<u64, Arc<Subject>>,
     events: BTreeMap<u64, Vec<Event>>,
+    evidence: BTreeMap<u64, Vec<Entry>>,
     /// In the order in which they were stored.
     order: Vec<(u64, What)>,
     grants: Vec<(u64, u64)>,
@@ -136,7 +138,10 @@ impl Disk {
                 .events
                 .iter()
                 .filter(|(_, events)| !events.iter().any(|event| ends(&event.what)))
-                .map(|(revision, events)| (Arc::clone(&self.subjects[revision]), events.clone()))
+                .map(|(revision, events)| {
+                    let evidence = self.evidence.get(revision).cloned().unwrap_or_default();
+                    (Arc::clone(&self.subjects[revision]), events.clone(), evidence)
+                })
                 .collect(),
             sequence: self.grants.iter().map(|(sequence, _)| *sequence).max().unwrap_or(0),
             sequence_min: void.map_or(0, |sequence| sequence + 1),
@@ -389,7 +394,7 @@ impl World {
         });
         let hold = self.dice.percent(10);
         let supersede = self.dice.percent(25);
-        let queued = Event { at_ms: self.now_ms, what: What::Queued { hold, supersede } };
+        let queued = Event::new(self.now_ms, What::Queued { hold, supersede });
         self.disk.subjects.insert(revision, Arc::clone(&subject));
         self.disk.events.insert(revision, vec![queued.clone()]);
         self.disk.order.push((revision, queued.what.clone()));
@@ -448,7 +453,14 @@ impl World {
             self.restart();
             return;
         }
-        let is_still = actions.is_empty();
+        let is_still = !actions.iter().any(|action| matches!(action, Action::Record { .. }));
+        for action in &actions {
+            if let Action::Evidence { revision, seq, entry } = action {
+                let entries = self.disk.evidence.entry(*revision).or_default();
+                entries.push(entry.clone());
+                assert_eq!(*seq, entries.len() as u64, "a piece of evidence was left out");
+            }
+        }
         for action in actions {
             match action {
                 Action::Grant(order) => {
@@ -456,6 +468,7 @@ impl World {
                     assert!(self.disk.grants.iter().all(|(before, _)| *before < sequence), "a sequence came twice");
                     self.disk.grants.push((sequence, revision));
                 }
+                Action::Evidence { .. } => {}
                 Action::Record { revision, seq, event } => {
                     self.check(revision, &event, is_promote);
                     let events = self.disk.events.get_mut(&revision).unwrap();
@@ -494,13 +507,30 @@ impl World {
                 assert!(no_data || gates.iter().all(|gate| gate.outcome == "pass"), "{gates:?}");
                 assert!(no_data || gates.iter().any(|gate| gate.sample >= 60), "{gates:?}");
                 assert!(!record.paused && record.held.is_none(), "a stage passed while it was held or paused");
+                assert!(
+                    no_data || self.verdict(revision, event) == Verdict::Pass,
+                    "the stored evidence says otherwise"
+                );
             }
             What::Promoted { actor } => {
                 assert!(is_promote && actor == "someone" || actor.contains("on_no_data"), "{actor}");
             }
+            What::RollingBack { reason, .. } if reason.gate == "error_rate" => {
+                assert_eq!(self.verdict(revision, event), Verdict::Fail, "the stored evidence says otherwise");
+            }
             What::Completed { .. } => assert!(!taken_back && !record.paused),
             _ => {}
         }
+    }
+
+    /// As the stored evidence says, and nothing else.
+    fn verdict(&self, revision: u64, event: &Event) -> Verdict {
+        let plan = &self.disk.subjects[&revision].plan;
+        let case = gate::Case::fold(
+            plan.compare_alpha,
+            self.disk.evidence.get(&revision).into_iter().flatten().take(event.evidence as usize),
+        );
+        gate::judge(&case, plan).0
     }
 
     /// A machine made from what is stored is the one that lives.
@@ -516,6 +546,9 @@ impl World {
         };
         assert_eq!(records(&again), records(&self.machine));
         assert!(again.withdrawn().eq(self.machine.withdrawn()));
+        for (live, again) in self.machine.rollouts().filter(|one| !one.record.has_ended()).zip(again.rollouts()) {
+            assert_eq!((live.entries, &live.case), (again.entries, &again.case), "evidence is what is stored");
+        }
     }
 
     fn desired(&self) -> Desired {

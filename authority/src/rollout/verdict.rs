@@ -62,16 +62,32 @@ pub(super) fn sentence(reason: &Reason) -> String {
     if reason.message.is_empty() { reason.gate.clone() } else { reason.message.clone() }
 }
 
-/// `error_rate 34.0% > 1% at stage canary`
+/// `error_rate 34.0% > 1% at stage canary`, `5xx 6.2% > control's 0.3% at stage canary`
 pub(crate) fn breach(judged: &Judged, stage: &str) -> String {
+    let place = if stage.is_empty() { String::new() } else { format!(" at stage {stage}") };
+    let percent = |part: u64, of: u64| format!("{:.1}%", part as f64 / of.max(1) as f64 * 100.0);
+    if let Some(metric) = judged.gate.strip_prefix("compare_") {
+        let (canary, control) =
+            (percent(judged.bad, judged.sample), percent(judged.control_bad, judged.control_sample));
+        let what = match metric {
+            "connect" => "connect failures",
+            "slow" => "slower than control's p99",
+            other => other,
+        };
+        return format!("{}: {what} {canary} > control's {control}{place}", judged.gate);
+    }
+    if judged.gate == "starved" {
+        let (value, control) = (judged.value, judged.control_value);
+        return format!("starved: {value} requests reached the cohort, {control} the others{place}");
+    }
     let (value, limit) = match judged.gate.as_str() {
         "error_rate" => (format!("{:.1}%", judged.value * 100.0), format!("{}%", trimmed(judged.limit * 100.0))),
         gate if gate.ends_with("_latency") => {
             (format!("{}ms", judged.value.round()), format!("{}ms", trimmed(judged.limit)))
         }
+        "error_budget_burn_rate" => (format!("{}x", trimmed(judged.value)), format!("{}x", trimmed(judged.limit))),
         _ => (trimmed(judged.value), trimmed(judged.limit)),
     };
-    let place = if stage.is_empty() { String::new() } else { format!(" at stage {stage}") };
     format!("{} {value} > {limit}{place}", judged.gate)
 }
 
@@ -118,6 +134,10 @@ mod tests {
             sample: 100,
             control_value: 0.0,
             control_sample: 0,
+            bad: 0,
+            control_bad: 0,
+            detects: None,
+            weaker: false,
             outcome: Outcome::Fail,
         };
         let reason = Reason { message: breach(&judged("error_rate", 0.34, 0.01), "canary"), ..Reason::default() };
@@ -127,6 +147,8 @@ mod tests {
         );
         assert_eq!(breach(&judged("p95_latency", 812.4, 500.0), "half"), "p95_latency 812ms > 500ms at stage half");
         assert_eq!(breach(&judged("rejected_nodes", 1.0, 0.0), ""), "rejected_nodes 1 > 0");
+        let compared = Judged { bad: 6, control_bad: 1, control_sample: 400, ..judged("compare_5xx", 900.0, 400.0) };
+        assert_eq!(breach(&compared, "canary"), "compare_5xx: 5xx 6.0% > control's 0.2% at stage canary");
         let problem = NodeProblem {
             node: "edge-1".into(),
             agent: "a".into(),

@@ -12,7 +12,7 @@ use super::verdict;
 impl Rollout {
     /// What operators see of it.
     pub(crate) fn view(&self) -> v1::Rollout {
-        let Self { subject, record, look } = self;
+        let Self { subject, record, look, .. } = self;
         let open = record.stage().map(|stage| &stage.opened);
         let is_open = matches!(record.phase, Phase::Stage | Phase::FinalBake | Phase::RollingBack(_));
         let (proxies, active) = match (record.totals, record.phase) {
@@ -169,7 +169,7 @@ fn judged(record: &Record, verdict: Option<Verdict>) -> &'static str {
         (Phase::Ended(Final::Rejected | Final::Back(End::RolledBack | End::RolledBackPartial)), _) => "fail",
         (Phase::RollingBack(End::RolledBack), _) | (_, Some(Verdict::Fail)) => "fail",
         (_, Some(Verdict::Pass)) => "pass",
-        (_, Some(Verdict::Environment | Verdict::NotEnoughData)) => "inconclusive",
+        (_, Some(Verdict::Environment | Verdict::NotEnoughData | Verdict::Suspect)) => "inconclusive",
         (_, None) => "",
     }
 }
@@ -186,7 +186,7 @@ fn reason(reason: &Reason) -> v1::Reason {
     }
 }
 
-fn gate(gate: &GateRecord) -> v1::GateStatus {
+pub(super) fn gate(gate: &GateRecord) -> v1::GateStatus {
     v1::GateStatus {
         gate: gate.gate.clone(),
         value: gate.value,
@@ -195,6 +195,10 @@ fn gate(gate: &GateRecord) -> v1::GateStatus {
         control_value: gate.control_value,
         control_sample: gate.control_sample,
         outcome: gate.outcome.clone(),
+        detects: gate.detects.unwrap_or(0.0),
+        weaker: gate.weaker,
+        bad: gate.bad,
+        control_bad: gate.control_bad,
     }
 }
 

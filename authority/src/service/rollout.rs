@@ -15,8 +15,9 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::publish::{PublishError, receipt};
 use crate::revision::find;
+use crate::rollout::explain::{explain, summary};
 use crate::rollout::machine::{Command, Verb};
-use crate::rollout::memory::stored_view;
+use crate::rollout::memory::{stored_evidence, stored_view};
 use crate::rollout::view::is_final;
 use crate::store::idempotency::Known;
 
@@ -112,6 +113,20 @@ impl RolloutService for Rollouts {
         let caller = caller(&request)?;
         let rollout = self.steer(Verb::Retry, "Retry", request.into_inner().command, caller).await?;
         Ok(Response::new(v1::RolloutServiceRetryResponse { rollout: Some(rollout) }))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::RolloutServiceExplainRequest>,
+    ) -> Result<Response<v1::RolloutServiceExplainResponse>, Status> {
+        let app = &self.0;
+        let revision = find(app, request.into_inner().revision).await?.revision;
+        let rollout = view(app, revision).await?;
+        let (plan, events, entries) = stored_evidence(&app.store, &app.signer, revision).await?;
+        let decisions = explain(&plan, &events, &entries);
+        let agrees = decisions.iter().all(|decision| decision.agrees);
+        let summary = summary(&decisions);
+        Ok(Response::new(v1::RolloutServiceExplainResponse { rollout: Some(rollout), decisions, agrees, summary }))
     }
 }
 

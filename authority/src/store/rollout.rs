@@ -6,6 +6,9 @@ use super::audit::AuditEntry;
 use super::idempotency::Receipt;
 use super::{Store, StoreError, Write, doing, signed, unsigned};
 
+/// Newest revisions whose evidence is kept.
+const EVIDENCE_REVISIONS: u64 = 1_000;
+
 /// What one step of the rollout machine leaves to remember; all of it in one transaction.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Steps {
@@ -13,6 +16,8 @@ pub(crate) struct Steps {
     /// Sequence, revision, signed grant.
     pub(crate) grants: Vec<(u64, u64, Envelope)>,
     pub(crate) audit: Vec<AuditEntry>,
+    /// Revision, number, JSON.
+    pub(crate) evidence: Vec<(u64, u64, String)>,
     /// The command and the bytes of its answer.
     pub(crate) receipt: Option<(Receipt, Vec<u8>)>,
 }
@@ -43,6 +48,23 @@ impl Store {
                 .execute(&mut *write)
                 .await
                 .map_err(doing("wrote a grant"))?;
+        }
+        for (revision, seq, body) in &steps.evidence {
+            sqlx::query("INSERT INTO rollout_evidence (revision, seq, at_ms, body) VALUES (?, ?, ?, ?)")
+                .bind(signed(*revision))
+                .bind(signed(*seq))
+                .bind(signed(now_ms))
+                .bind(body)
+                .execute(&mut *write)
+                .await
+                .map_err(doing("wrote evidence"))?;
+            if *seq == 1 {
+                sqlx::query("DELETE FROM rollout_evidence WHERE revision < ?")
+                    .bind(signed(revision.saturating_sub(EVIDENCE_REVISIONS)))
+                    .execute(&mut *write)
+                    .await
+                    .map_err(doing("forgot old evidence"))?;
+            }
         }
         for entry in &steps.audit {
             self.add_audit(&mut write, entry).await?;
@@ -81,6 +103,16 @@ impl Store {
             .fetch_all(self.reader())
             .await
             .map_err(doing("read a rollout"))?;
+        Ok(rows.into_iter().map(|(body,)| body).collect())
+    }
+
+    /// The evidence of a rollout, as JSON, in order.
+    pub(crate) async fn evidence(&self, revision: u64) -> Result<Vec<String>, StoreError> {
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT body FROM rollout_evidence WHERE revision = ? ORDER BY seq")
+            .bind(signed(revision))
+            .fetch_all(self.reader())
+            .await
+            .map_err(doing("read evidence"))?;
         Ok(rows.into_iter().map(|(body,)| body).collect())
     }
 

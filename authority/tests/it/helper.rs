@@ -49,6 +49,20 @@ pub(crate) fn quick_plan() -> Plan {
     }
 }
 
+/// Asks until there is an answer.
+pub(crate) async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        let mut looks = tokio::time::interval(Duration::from_millis(5));
+        loop {
+            looks.tick().await;
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, asking).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
 pub(crate) fn settings(data: &Path) -> Settings {
     let mut settings = Settings::loopback(data);
     settings.default_plan = Some(quick_plan());
@@ -223,6 +237,8 @@ struct State {
 pub(crate) struct Agent {
     state: Arc<Mutex<State>>,
     tasks: Vec<JoinHandle<()>>,
+    /// Whenever the agent heard or reported something.
+    changed: tokio::sync::watch::Receiver<()>,
 }
 
 impl Drop for Agent {
@@ -246,15 +262,19 @@ impl Agent {
         };
         let mut client = AgentServiceClient::new(wire.clone());
         let (shared, trusted, told) = (Arc::clone(&state), root.clone(), hello.clone());
+        let (changes, changed) = tokio::sync::watch::channel(());
+        let heard = changes.clone();
         let listen = tokio::spawn(async move {
+            let mut again = tokio::time::interval(Duration::from_millis(50));
             loop {
+                again.tick().await;
                 if let Ok(stream) = client.subscribe(told.clone()).await {
                     let mut stream = stream.into_inner();
                     while let Ok(Some(response)) = stream.message().await {
                         shared.lock().unwrap().take(&trusted, response);
+                        heard.send_replace(());
                     }
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         });
         let mut client = AgentServiceClient::new(wire);
@@ -267,9 +287,10 @@ impl Agent {
                 if let Some(report) = report {
                     let _ = client.report(report).await;
                 }
+                changes.send_replace(());
             }
         });
-        Self { state, tasks: vec![listen, report] }
+        Self { state, tasks: vec![listen, report], changed }
     }
 
     pub(crate) fn behave(&self, revision: u64, behaviour: Behaviour) {
@@ -297,9 +318,10 @@ impl Agent {
 
     /// Waits for a value.
     pub(crate) async fn wait(&self, what: &str, wanted: impl Fn(&Self) -> bool) {
+        let mut changed = self.changed.clone();
         let wait = async {
             while !wanted(self) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+                changed.changed().await.expect("the agent runs");
             }
         };
         tokio::time::timeout(DEADLINE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));

@@ -169,14 +169,35 @@ async fn a_retry_starts_a_held_stage_again() {
     let mut plan = quick_plan();
     plan.progress_deadline = Duration::from_millis(600);
     let (running, agent) = fleet(plan).await;
-    agent.behave(2, Behaviour { idle: true, ..Behaviour::default() });
+    for revision in [1, 2] {
+        agent.behave(revision, Behaviour { idle: true, ..Behaviour::default() });
+    }
     running.publish(&config(3001)).await;
     let held = running.until_state(2, RolloutState::Held).await;
     assert_eq!(held.reason.unwrap().gate, "no_data", "silence is not success");
     assert!(held.doing.starts_with("HELD r2 at stage canary: "), "{}", held.doing);
-    agent.behave(2, Behaviour::default());
+    for revision in [1, 2] {
+        agent.behave(revision, Behaviour::default());
+    }
     running.rollouts().retry(v1::RolloutServiceRetryRequest { command: command() }).await.unwrap();
     running.until_state(2, RolloutState::Completed).await;
+    let explained = running.rollouts().explain(v1::RolloutServiceExplainRequest { revision: 2 }).await;
+    let explained = explained.unwrap().into_inner();
+    assert!(explained.agrees, "{explained:?}");
+    let decisions: Vec<&str> = explained.decisions.iter().map(|one| one.decision.as_str()).collect();
+    assert_eq!((decisions.first(), decisions.last()), (Some(&"held"), Some(&"completed")), "{decisions:?}");
+}
+
+#[tokio::test]
+async fn a_canary_that_gets_no_traffic_while_the_others_do_is_taken_back_and_the_evidence_says_why() {
+    let (running, agent) = fleet(quick_plan()).await;
+    agent.behave(2, Behaviour { idle: true, ..Behaviour::default() });
+    running.publish(&config(3001)).await;
+    let back = running.until_state(2, RolloutState::RolledBack).await;
+    assert_eq!(back.reason.unwrap().gate, "starved");
+    let explained = running.rollouts().explain(v1::RolloutServiceExplainRequest { revision: 2 }).await;
+    let explained = explained.unwrap().into_inner();
+    assert!(explained.agrees && explained.decisions[0].verdict == "fail", "{explained:?}");
 }
 
 #[tokio::test]

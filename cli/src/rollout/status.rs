@@ -31,6 +31,10 @@ fn page(rollout: &Rollout, look: Look, now: jiff::Timestamp) -> String {
     if !rollout.gates.is_empty() {
         out.push('\n');
         out.push_str(&gates(&rollout.gates, look));
+        let power = rollout.gates.iter().find(|gate| gate.gate == "compare_5xx" && gate.detects > 0.0);
+        if let Some(gate) = power {
+            out.push_str(&format!("this bake can see ≥ {}x control's failures\n", words::short(gate.detects)));
+        }
     }
     let problems = problem_lines(&rollout.problems);
     if !problems.is_empty() {
@@ -131,24 +135,43 @@ fn stages(rollout: &Rollout, look: Look) -> String {
     table.render(look.colour)
 }
 
-fn gates(gates: &[v1::GateStatus], look: Look) -> String {
-    let mut table = Table::new(["GATE", "VALUE", "LIMIT", "SAMPLE", "CONTROL", "OUTCOME"]);
+pub(super) fn gates(gates: &[v1::GateStatus], look: Look) -> String {
+    let mut table = Table::new(["GATE", "VALUE", "LIMIT", "SAMPLE", "CONTROL", "SEES", "OUTCOME"]);
     for gate in gates {
         let paint = match gate.outcome.as_str() {
             "pass" => Paint::Good,
             "fail" => Paint::Bad,
             _ => Paint::Careful,
         };
+        let compares = gate.gate.starts_with("compare_");
         let control = match gate.control_sample {
             0 => String::new(),
+            sample if compares => format!("{} of {sample}", words::share(gate.control_bad, sample)),
             sample => format!("{} of {sample}", words::measure(&gate.gate, gate.control_value)),
+        };
+        let control = if gate.weaker { format!("{control}, before (weaker)") } else { control };
+        // What the bake can see: how many times control's share.
+        let sees = match gate.detects {
+            ratio if ratio > 0.0 => format!("≥ {}x", words::short(ratio)),
+            _ if compares => "nothing yet".to_owned(),
+            _ => String::new(),
+        };
+        // A comparison reads as shares; the e-value and its limit are in -o json.
+        let (value, limit) = match compares {
+            true => {
+                let share = words::share(gate.bad, gate.sample);
+                let odds = (gate.value, gate.limit);
+                (share, format!("e {} of {}", words::short(odds.0.min(999_999.0)), words::short(odds.1)))
+            }
+            false => (words::measure(&gate.gate, gate.value), words::limit(&gate.gate, gate.limit)),
         };
         table.row([
             (&gate.gate).into(),
-            words::measure(&gate.gate, gate.value).into(),
-            words::limit(&gate.gate, gate.limit).into(),
+            value.into(),
+            limit.into(),
             gate.sample.to_string().into(),
             control.into(),
+            sees.into(),
             Cell::painted(&gate.outcome.replace('_', " "), paint),
         ]);
     }
@@ -223,6 +246,7 @@ mod tests {
                 control_value: 0.0,
                 control_sample: 590,
                 outcome: "fail".into(),
+                ..Default::default()
             }],
             reason: Some(v1::Reason {
                 gate: "error_rate".into(),

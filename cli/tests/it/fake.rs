@@ -237,6 +237,12 @@ impl RolloutService for Service {
         let rollout = self.command("retry", request.into_inner().command)?;
         Ok(Response::new(RolloutServiceRetryResponse { rollout }))
     }
+
+    async fn explain(&self, request: Request<RolloutServiceExplainRequest>) -> Answer<RolloutServiceExplainResponse> {
+        let rollout = Some(self.rollout(request.into_inner().revision)?);
+        let summary = "nothing was decided on evidence".into();
+        Ok(Response::new(RolloutServiceExplainResponse { rollout, agrees: true, summary, decisions: Vec::new() }))
+    }
 }
 
 #[tonic::async_trait]

@@ -51,17 +51,27 @@ impl Sequential {
     /// Takes in one interval: the canary had `x` bad events of `n`, control `y` of `m`. An interval in which a side had no
     /// events says nothing. More bad events than events count as all of them.
     pub fn observe(&mut self, x: u64, n: u64, y: u64, m: u64) {
+        self.observe_against(1.0, x, n, y, m);
+    }
+
+    /// The same where the canary's own rate was `ratio` times control's before it ran the change: ρ0, at least 1. No worse
+    /// than that is no worse.
+    pub fn observe_against(&mut self, ratio: f64, x: u64, n: u64, y: u64, m: u64) {
         if n == 0 || m == 0 {
             return;
         }
-        let (x, y) = (x.min(n) as f64 / self.overdispersion, y.min(m) as f64 / self.overdispersion);
-        let (n, m) = (n as f64, m as f64);
+        let ratio = if ratio.is_finite() { ratio.max(1.0) } else { 1.0 };
+        self.weigh(x.min(n) as f64, n as f64 * ratio, y.min(m) as f64, m as f64);
+        self.ln_peak = self.ln_peak.max(self.ln_e_value());
+    }
+
+    fn weigh(&mut self, x: f64, n: f64, y: f64, m: f64) {
+        let (x, y) = (x / self.overdispersion, y / self.overdispersion);
         for (ln_ratio, ratio) in self.ln_ratios.iter_mut().zip(ALTERNATIVES) {
             // p_R/p0 = R·(n + m)/(R·n + m) and (1 − p_R)/(1 − p0) = (n + m)/(R·n + m).
             let ln_widened = ((n + m) / (ratio * n + m)).ln();
             *ln_ratio += x * (ratio.ln() + ln_widened) + y * ln_widened;
         }
-        self.ln_peak = self.ln_peak.max(self.ln_e_value());
     }
 
     /// The e-value now: 1 without evidence, above for evidence that the canary is worse; [`f64::MAX`] where it overflows.
@@ -70,18 +80,76 @@ impl Sequential {
         self.ln_e_value().exp().min(f64::MAX)
     }
 
+    /// The highest e-value so far, at least 1.
+    #[must_use]
+    pub fn peak(&self) -> f64 {
+        self.ln_peak.exp().min(f64::MAX)
+    }
+
+    /// The e-value that alarms: 1/α; [`f64::MAX`] where it never does.
+    #[must_use]
+    pub fn limit(&self) -> f64 {
+        if self.alpha > 0.0 && self.alpha < 1.0 { 1.0 / self.alpha } else { f64::MAX }
+    }
+
+    /// φ̂ that tempers it.
+    #[must_use]
+    pub fn overdispersion(&self) -> f64 {
+        self.overdispersion
+    }
+
     /// Whether the e-value ever reached 1/α.
     #[must_use]
     pub fn alarm(&self) -> bool {
         self.alpha > 0.0 && self.alpha < 1.0 && self.ln_peak >= -self.alpha.ln()
     }
 
-    /// Logarithm of the mean of the likelihood ratios; the largest is taken out so that nothing overflows.
     fn ln_e_value(&self) -> f64 {
-        let largest = self.ln_ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = self.ln_ratios.iter().map(|ln_ratio| (ln_ratio - largest).exp()).sum();
-        largest + (sum / ALTERNATIVES.len() as f64).ln()
+        ln_mean(&self.ln_ratios)
     }
+}
+
+/// Logarithm of the mean of what has these logarithms; the largest is taken out so that nothing overflows.
+fn ln_mean(logarithms: &[f64]) -> f64 {
+    let largest = logarithms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = logarithms.iter().map(|one| (one - largest).exp()).sum();
+    largest + (sum / logarithms.len() as f64).ln()
+}
+
+/// The same for a rate against a limit that is known: e-value that more than `limit` (a share) of `of` events are bad in
+/// the long run, having seen `bad`. 1 without evidence. Valid at every look.
+#[must_use]
+pub fn e_value_above(limit: f64, bad: u64, of: u64, overdispersion: f64) -> f64 {
+    if of == 0 || limit.is_nan() || limit >= 1.0 {
+        return 1.0;
+    }
+    if limit <= 0.0 {
+        return if bad > 0 { f64::MAX } else { 1.0 };
+    }
+    let overdispersion = clamp_overdispersion(overdispersion);
+    let (bad, good) = (bad.min(of) as f64 / overdispersion, of.saturating_sub(bad) as f64 / overdispersion);
+    let ln_ratios = ALTERNATIVES.map(|ratio| {
+        let share = (limit * ratio).min(f64::midpoint(1.0, limit));
+        bad * (share / limit).ln() + good * ((1.0 - share) / (1.0 - limit)).ln()
+    });
+    ln_mean(&ln_ratios).exp().min(f64::MAX)
+}
+
+/// How many times worse than control a canary must be for the test to see it with so much traffic; the smallest of 1.5, 2,
+/// 3, 5, 10, 20, 30, 50 and 100. `None`: not even that. `canary` and `control` are events, `rate` is control's share of
+/// bad ones.
+#[must_use]
+pub fn detects(alpha: f64, overdispersion: f64, rate: f64, canary: u64, control: u64) -> Option<f64> {
+    const RATIOS: [f64; 9] = [1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0];
+    if canary == 0 || control == 0 || rate.is_nan() || rate <= 0.0 {
+        return None;
+    }
+    let (n, m) = (canary as f64, control as f64);
+    RATIOS.into_iter().find(|ratio| {
+        let mut test = Sequential::new(alpha).with_overdispersion(overdispersion);
+        test.weigh((rate * ratio * n).min(n), n, rate * m, m);
+        test.e_value() >= test.limit()
+    })
 }
 
 /// φ̂ with fewer than [`CONTROL_PROXIES_MIN`] control proxies.

@@ -1,9 +1,37 @@
 use super::*;
-use crate::latency::bucket;
+use crate::latency::{BUCKETS, bucket};
+use crate::plan::{GatePlan, Plan};
 use std::time::Duration;
 
+/// A stage whose bake is over.
+#[derive(Clone, Default)]
+struct Evidence {
+    cohort: Counts,
+    control: Counts,
+    rejected: u64,
+}
+
+fn judge(evidence: &Evidence, plan: &Plan) -> (Verdict, Vec<Judged>) {
+    judge_when(evidence, plan, true)
+}
+
+fn judge_when(evidence: &Evidence, plan: &Plan, baked: bool) -> (Verdict, Vec<Judged>) {
+    let mut case = Case::new(plan.compare_alpha);
+    case.take(&Entry::Opened(Opened::default()));
+    case.take(&Entry::Interval(Interval {
+        at_ms: 1_000,
+        cohort: evidence.cohort.clone(),
+        control: evidence.control.clone(),
+        cohort_proxies: 1,
+        control_proxies: u32::from(evidence.control.requests > 0),
+        rejected: evidence.rejected,
+        baked,
+    }));
+    super::judge(&case, plan)
+}
+
 fn counts(requests: u64, failed: u64) -> Counts {
-    Counts { requests, failed, latency: Vec::new() }
+    Counts { requests, failed, ..Counts::default() }
 }
 
 /// Requests of which each took one of these times.
@@ -136,4 +164,175 @@ fn percentiles_are_the_nearest_rank() {
     assert_eq!(timed([]).percentile_us(95), None);
     assert_eq!(timed([5]).percentile_us(101), None);
     assert_eq!(counts(0, 0).error_rate(), None);
+}
+
+#[test]
+fn few_bad_requests_may_be_chance_until_the_bake_is_over() {
+    let early = |requests, failed| {
+        let evidence = Evidence { cohort: counts(requests, failed), ..Evidence::default() };
+        let gates = plan(vec![GatePlan::ErrorRate(0.01)]);
+        (judge_when(&evidence, &gates, false).0, judge_when(&evidence, &gates, true).0)
+    };
+    assert_eq!(early(200, 3), (Verdict::Suspect, Verdict::Fail), "one clump of failures");
+    assert_eq!(early(200, 68), (Verdict::Fail, Verdict::Fail), "no chance explains a third");
+    assert_eq!(early(200, 2), (Verdict::Pass, Verdict::Pass));
+}
+
+#[test]
+fn a_cohort_without_traffic_fails_only_where_control_has_some() {
+    let gate = |evidence: &Evidence| {
+        let (verdict, judged) = judge(evidence, &Plan::default());
+        (verdict, judged.iter().any(|gate| gate.gate == "starved"))
+    };
+    let busy = Evidence { control: counts(900, 0), ..Evidence::default() };
+    assert_eq!(gate(&busy), (Verdict::Fail, true));
+    let quiet = Evidence { control: counts(99, 0), ..Evidence::default() };
+    assert_eq!(gate(&quiet), (Verdict::NotEnoughData, false), "quiet everywhere");
+    let served = Evidence { cohort: counts(90, 0), control: counts(900, 0), ..Evidence::default() };
+    assert!(!gate(&served).1);
+    assert_eq!(judge_when(&busy, &Plan::default(), false).0, Verdict::NotEnoughData, "it may still come");
+}
+
+/// So many intervals of the same counts on both sides.
+fn series(case: &mut Case, from_ms: u64, intervals: u64, cohort: &Counts, control: &Counts) -> u64 {
+    for index in 0..intervals {
+        case.take(&Entry::Interval(Interval {
+            at_ms: from_ms + index * 10_000,
+            cohort: cohort.clone(),
+            control: control.clone(),
+            cohort_proxies: 1,
+            control_proxies: u32::from(control.requests > 0),
+            ..Interval::default()
+        }));
+    }
+    from_ms + intervals * 10_000
+}
+
+fn gate<'j>(judged: &'j [Judged], name: &str) -> &'j Judged {
+    judged.iter().find(|gate| gate.gate == name).unwrap_or_else(|| panic!("no {name} in {judged:?}"))
+}
+
+fn begun() -> Case {
+    let mut case = Case::new(0.01);
+    let baseline = Baseline { overdispersion: [1.0; METRICS.len()], ..Baseline::default() };
+    case.take(&Entry::Opened(Opened { baseline, ..Opened::default() }));
+    case
+}
+
+#[test]
+fn the_canary_is_compared_with_control_metric_by_metric() {
+    let worse = [
+        ("compare_5xx", Counts { requests: 100, failed: 6, ..Counts::default() }),
+        ("compare_4xx", Counts { requests: 100, refused: 9, ..Counts::default() }),
+        ("compare_connect", Counts { requests: 100, connect_failures: 5, ..Counts::default() }),
+    ];
+    let control = Counts { requests: 900, failed: 1, refused: 9, connect_failures: 1, latency: Vec::new() };
+    for (name, canary) in worse {
+        let mut case = begun();
+        series(&mut case, 0, 20, &canary, &control);
+        let (verdict, judged) = super::judge(&case, &plan(vec![]));
+        assert_eq!((verdict, gate(&judged, name).outcome), (Verdict::Fail, Outcome::Fail), "{name}");
+        let others = judged.iter().filter(|one| one.gate != name);
+        assert!(others.clone().count() > 0 && others.into_iter().all(|one| one.outcome != Outcome::Fail), "{judged:?}");
+    }
+}
+
+#[test]
+fn a_canary_that_is_slower_than_controls_p99_fails_though_no_threshold_says_so() {
+    let fast = timed((0..300).map(|n| 20 + n % 10));
+    let mut case = begun();
+    let from_ms = series(&mut case, 0, 2, &timed((0..30).map(|n| 20 + n % 10)), &fast);
+    assert_eq!(super::judge(&case, &Plan::default()).0, Verdict::NotEnoughData);
+    series(&mut case, from_ms, 3, &timed((0..30).map(|n| 70 + n % 10)), &fast);
+    let (verdict, judged) = super::judge(&case, &Plan::default());
+    assert_eq!((verdict, gate(&judged, "compare_slow").outcome), (Verdict::Fail, Outcome::Fail));
+    assert_ne!(gate(&judged, "p95_latency").outcome, Outcome::Fail, "80 ms is far below 500 ms");
+}
+
+#[test]
+fn proxies_that_were_worse_before_the_change_are_no_worse_for_it() {
+    let canary = Counts { requests: 100, refused: 5, ..Counts::default() };
+    let control = Counts { requests: 900, refused: 9, ..Counts::default() };
+    let mut case = begun();
+    let baseline = Baseline { overdispersion: [1.0; METRICS.len()], ratio: [1.0, 5.0, 1.0, 1.0] };
+    case.take(&Entry::Opened(Opened { baseline, ..Opened::default() }));
+    series(&mut case, 0, 50, &canary, &control);
+    assert_eq!(super::judge(&case, &plan(vec![])).0, Verdict::Pass);
+}
+
+#[test]
+fn without_a_control_the_one_of_the_stage_before_judges_and_is_marked_weaker() {
+    let good = Counts { requests: 1000, failed: 1, ..Counts::default() };
+    for (failed, expected) in [(1, Verdict::Pass), (60, Verdict::Fail)] {
+        let mut case = begun();
+        series(&mut case, 0, 20, &good, &good);
+        case.take(&Entry::Opened(Opened::default()));
+        let all = Counts { requests: 2000, failed, ..Counts::default() };
+        series(&mut case, 200_000, 20, &all, &Counts::default());
+        let (verdict, judged) = super::judge(&case, &plan(vec![]));
+        let compared = gate(&judged, "compare_5xx");
+        assert_eq!((verdict, compared.weaker, compared.control_sample), (expected, true, 20_000), "{failed}");
+    }
+}
+
+#[test]
+fn an_alarm_and_the_tests_are_carried_across_stages() {
+    let mut case = begun();
+    let canary = Counts { requests: 100, failed: 2, ..Counts::default() };
+    let control = Counts { requests: 900, failed: 3, ..Counts::default() };
+    series(&mut case, 0, 3, &canary, &control);
+    let before = case.tests[0].e_value();
+    assert!(before > 1.0);
+    case.take(&Entry::Opened(Opened::default()));
+    assert!((case.tests[0].e_value() - before).abs() < 1e-12);
+    assert!((case.window[0].e_value() - 1.0).abs() < 1e-12, "a stage's own window begins anew");
+}
+
+#[test]
+fn a_stage_passes_only_when_it_could_see_what_the_plan_wants_to_see() {
+    let control = Counts { requests: 9000, failed: 9, ..Counts::default() };
+    let canary = Counts { requests: 1000, failed: 1, ..Counts::default() };
+    let wanting = |detect| Plan { compare_detect: detect, ..plan(vec![]) };
+    let mut case = begun();
+    let from_ms = series(&mut case, 0, 2, &canary, &control);
+    let (verdict, judged) = super::judge(&case, &wanting(Some(3.0)));
+    let seen = gate(&judged, "compare_5xx").detects;
+    assert_eq!(verdict, Verdict::NotEnoughData, "{seen:?}");
+    assert!(seen.is_some_and(|ratio| ratio > 3.0), "{seen:?}");
+    assert_eq!(super::judge(&case, &wanting(None)).0, Verdict::Pass);
+    series(&mut case, from_ms, 30, &canary, &control);
+    let (verdict, judged) = super::judge(&case, &wanting(Some(3.0)));
+    assert_eq!((verdict, gate(&judged, "compare_5xx").detects), (Verdict::Pass, Some(2.0)));
+}
+
+#[test]
+fn the_burn_rate_needs_both_windows() {
+    let plan = Plan { burn_rate_max: Some(10.0), requests_min: 100, ..plan(vec![]) };
+    let (good, bad) = (counts(1000, 0), counts(1000, 300));
+    let none = Counts::default();
+    let burn = |case: &Case| gate(&super::judge(case, &plan).1, "error_budget_burn_rate").clone();
+    let mut case = begun();
+    let from_ms = series(&mut case, 0, 6, &bad, &none);
+    assert_eq!(burn(&case).outcome, Outcome::Fail, "{:?}", burn(&case));
+    let from_ms = series(&mut case, from_ms, 31, &good, &none);
+    assert_eq!(burn(&case).outcome, Outcome::Pass, "it burnt, and stopped: {:?}", burn(&case));
+    let mut case = begun();
+    let from_ms = series(&mut case, from_ms, 300, &good, &none);
+    series(&mut case, from_ms, 1, &bad, &none);
+    assert_eq!(burn(&case).outcome, Outcome::Pass, "one bad interval in an hour: {:?}", burn(&case));
+}
+
+#[test]
+fn evidence_reads_back_as_it_was_written_and_gives_the_same_verdict() {
+    let mut canary = timed((0..50).map(|n| 20 + n));
+    canary.failed = 3;
+    let interval = Interval { at_ms: 5, cohort: canary, cohort_proxies: 2, baked: true, ..Interval::default() };
+    let entries =
+        vec![Entry::Opened(Opened { stage: "canary".into(), ..Opened::default() }), Entry::Interval(interval)];
+    let json = serde_json::to_string(&entries).unwrap();
+    let again: Vec<Entry> = serde_json::from_str(&json).unwrap();
+    assert_eq!(again, entries);
+    assert!(json.len() < 1_500, "empty buckets are not stored: {json}");
+    let case = Case::fold(0.01, &entries);
+    assert_eq!(super::judge(&case, &Plan::default()), super::judge(&Case::fold(0.01, &again), &Plan::default()));
 }

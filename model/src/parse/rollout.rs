@@ -7,7 +7,7 @@ use super::findings::Findings;
 use super::read::{self, shown};
 use super::support::Feature;
 use super::tree::{Node, Value};
-use crate::plan::{GatePlan, OnAuthorityLoss, OnNoData, Plan, StagePlan, Wave};
+use crate::plan::{DETECT_MAX, DETECT_MIN, GatePlan, OnAuthorityLoss, OnNoData, Plan, StagePlan, Wave};
 
 const KEYS: &[&str] = &[
     "stages",
@@ -44,13 +44,7 @@ pub(super) fn plan(node: &Node<'_>, findings: &mut Findings) -> Option<Plan> {
     if let (true, Some(key)) = (cold_start_gate, fields.key("cold_start_gate")) {
         findings.uses(key, Feature::ColdStartGate);
     }
-    for (name, feature) in
-        [("slo", Feature::AutoRollback), ("auto_rollback", Feature::AutoRollback), ("compare", Feature::Compare)]
-    {
-        if let Some(key) = fields.key(name) {
-            findings.uses(key, feature);
-        }
-    }
+    let compare = fields.get("compare").map_or((None, None), |node| compare(node, findings));
     Some(Plan {
         stages: fields.get("stages").map_or(default.stages, |node| stages(node, progress_deadline, findings)),
         gates: fields.get("health_gates").map_or(default.gates, |node| gates(node, findings)),
@@ -63,7 +57,8 @@ pub(super) fn plan(node: &Node<'_>, findings: &mut Findings) -> Option<Plan> {
         on_authority_loss: fields.one_of("on_authority_loss", loss, default.on_authority_loss, findings),
         absent_max_percent: fields.percent("max_absent_percent", default.absent_max_percent, findings),
         slo_percent: fields.get("slo").and_then(|node| slo(node, findings)).unwrap_or(default.slo_percent),
-        compare_alpha: fields.get("compare").and_then(|node| alpha(node, findings)).unwrap_or(default.compare_alpha),
+        compare_alpha: compare.0.unwrap_or(default.compare_alpha),
+        compare_detect: compare.1,
         burn_rate_max: fields.get("auto_rollback").and_then(|node| burn_rate(node, findings)),
     })
 }
@@ -263,22 +258,40 @@ fn slo(node: &Node<'_>, findings: &mut Findings) -> Option<f64> {
     Some(percent)
 }
 
-fn alpha(node: &Node<'_>, findings: &mut Findings) -> Option<f64> {
-    let fields = Fields::open(node, "`compare`", &["alpha"], findings)?;
-    let node = fields.get("alpha")?;
-    let alpha = read::number(node, 0.0..=0.5, findings)?;
-    if alpha == 0.0 {
-        findings.error(node, "out_of_range", "`alpha` must be above 0");
-        return None;
-    }
-    Some(alpha)
+/// The test of canary against control: α, and what a stage must be able to see.
+fn compare(node: &Node<'_>, findings: &mut Findings) -> (Option<f64>, Option<f64>) {
+    let Some(fields) = Fields::open(node, "`compare`", &["alpha", "detect"], findings) else { return (None, None) };
+    let alpha = fields.get("alpha").and_then(|node| {
+        let alpha = read::number(node, 0.0..=0.5, findings)?;
+        if alpha == 0.0 {
+            findings.error(node, "out_of_range", "`alpha` must be above 0");
+            return None;
+        }
+        Some(alpha)
+    });
+    let detect = fields.get("detect").and_then(|node| {
+        let ratio = multiple(node, "such as `3x`", findings)?;
+        if !(DETECT_MIN..=DETECT_MAX).contains(&ratio) {
+            findings
+                .error(node, "out_of_range", format!("`detect` lies between {DETECT_MIN}x and {DETECT_MAX}x"))
+                .help("`3x`: no stage passes before it has enough traffic to see three times control's failures");
+            return None;
+        }
+        Some(ratio)
+    });
+    (alpha, detect)
 }
 
 /// `10x`: times the rate that uses up the error budget exactly.
 fn burn_rate(node: &Node<'_>, findings: &mut Findings) -> Option<f64> {
     let fields = Fields::open(node, "`auto_rollback`", &["error_budget_burn_rate"], findings)?;
     let node = fields.require("error_budget_burn_rate", "such as `10x`", findings)?;
-    let value = read::text(node, "a multiple such as `10x`", findings)?;
+    multiple(node, "such as `10x`", findings)
+}
+
+/// A number above 0 and `x`.
+fn multiple(node: &Node<'_>, example: &str, findings: &mut Findings) -> Option<f64> {
+    let value = read::text(node, &format!("a multiple {example}"), findings)?;
     let plain = |text: &str| {
         let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
         text.parse::<f64>().ok().filter(|rate| good && *rate > 0.0)
@@ -291,7 +304,7 @@ fn burn_rate(node: &Node<'_>, findings: &mut Findings) -> Option<f64> {
     if plain(bare).is_some() {
         found.help(format!("write `{bare}x`")).suggest(format!("{bare}x"));
     } else {
-        found.help("write a number above 0 and `x`, such as `10x`");
+        found.help(format!("write a number above 0 and `x`, {example}"));
     }
     None
 }

@@ -5,7 +5,6 @@
 /// Something a config may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Feature {
-    AutoRollback,
     BalancerConsistentHash,
     BalancerIpHash,
     BalancerLeastConnections,
@@ -14,7 +13,6 @@ pub(super) enum Feature {
     Cache,
     CircuitBreaker,
     ColdStartGate,
-    Compare,
     Hedge,
     Http2Upstream,
     Middleware,
@@ -50,7 +48,6 @@ const REMOVE: &str = "remove it for now";
 const BALANCERS: &str = "use `round_robin` or `weighted_round_robin` for now";
 
 const TABLE: &[Support] = &[
-    row(Feature::AutoRollback, "judging by burn rate", false, "use a gate on `error_rate` for now"),
     row(Feature::BalancerConsistentHash, "balancer `consistent_hash`", true, BALANCERS),
     row(Feature::BalancerIpHash, "balancer `ip_hash`", true, BALANCERS),
     row(Feature::BalancerLeastConnections, "balancer `least_conn`", true, BALANCERS),
@@ -59,7 +56,6 @@ const TABLE: &[Support] = &[
     row(Feature::Cache, "`cache`", false, REMOVE),
     row(Feature::CircuitBreaker, "`circuit_breaker`", false, "use `health.passive` for now"),
     row(Feature::ColdStartGate, "`cold_start_gate`", false, REMOVE),
-    row(Feature::Compare, "`compare`", false, "use gates with fixed thresholds for now"),
     row(Feature::Hedge, "`hedge`", false, REMOVE),
     row(
         Feature::Http2Upstream,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{DURATION_MAX, GATES_MAX, GatePlan, Plan, PlanError, REGIONS_MAX, STAGES_MAX, WAVES_MAX};
+use super::{
+    DETECT_MAX, DETECT_MIN, DURATION_MAX, GATES_MAX, GatePlan, Plan, PlanError, REGIONS_MAX, STAGES_MAX, WAVES_MAX,
+};
 
 /// Longest name of a stage, wave or region, in bytes.
 const NAME_BYTES_MAX: usize = 200;
@@ -26,6 +28,7 @@ impl Plan {
             ("absent_max_percent", (0.0..=100.0).contains(&self.absent_max_percent)),
             ("slo_percent", self.slo_percent > 0.0 && self.slo_percent <= 100.0 && budget),
             ("compare_alpha", alpha),
+            ("compare_detect", self.compare_detect.is_none_or(|ratio| (DETECT_MIN..=DETECT_MAX).contains(&ratio))),
             ("burn_rate_max", self.burn_rate_max.is_none_or(|max| max.is_finite() && max > 0.0)),
         ];
         match numbers.into_iter().find(|(_, sound)| !sound) {

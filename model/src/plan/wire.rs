@@ -34,6 +34,8 @@ pub(crate) struct RolloutPlan {
     compare_alpha: f64,
     #[prost(double, tag = "13")]
     burn_rate_max: f64,
+    #[prost(double, tag = "14")]
+    compare_detect: f64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -85,6 +87,7 @@ impl From<&Plan> for RolloutPlan {
             slo_percent: plan.slo_percent,
             compare_alpha: plan.compare_alpha,
             burn_rate_max: plan.burn_rate_max.unwrap_or(0.0),
+            compare_detect: plan.compare_detect.unwrap_or(0.0),
         }
     }
 }
@@ -122,6 +125,7 @@ impl TryFrom<RolloutPlan> for Plan {
             slo_percent: wire.slo_percent,
             compare_alpha: wire.compare_alpha,
             burn_rate_max: (wire.burn_rate_max != 0.0).then_some(wire.burn_rate_max),
+            compare_detect: (wire.compare_detect != 0.0).then_some(wire.compare_detect),
         };
         plan.check()?;
         Ok(plan)

@@ -44,6 +44,4 @@ fn a_refused_feature_is_told_once_at_its_key() {
     check(top("traffic_management: []"), "traffic_management");
     check(top("tracing: { otlp_endpoint: \"http://a:4317\" }"), "tracing");
     check(top("rollout: { cold_start_gate: true }"), "rollout.cold_start_gate");
-    check(top("rollout: { auto_rollback: { error_budget_burn_rate: 10x } }"), "rollout.auto_rollback");
-    check(top("rollout: { compare: {} }"), "rollout.compare");
 }

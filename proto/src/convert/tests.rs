@@ -29,6 +29,7 @@ fn full_plan() -> Plan {
     plan.on_authority_loss = OnAuthorityLoss::Continue;
     plan.waves.insert(0, Wave { name: "first".into(), regions: vec!["eu".into(), "us".into()] });
     plan.cold_start_gate = true;
+    plan.compare_detect = Some(3.0);
     plan.burn_rate_max = Some(10.0);
     plan
 }
@@ -338,7 +339,7 @@ fn problems_survive_the_wire() {
 
 #[test]
 fn counts_travel_without_their_empty_buckets() {
-    let mut counts = Counts { requests: 10, failed: 2, latency: vec![0; BUCKETS] };
+    let mut counts = Counts { requests: 10, failed: 2, refused: 3, connect_failures: 1, latency: vec![0; BUCKETS] };
     counts.latency[0] = 3;
     counts.latency[bucket(20_000)] = 6;
     counts.latency[BUCKETS - 1] = 1;

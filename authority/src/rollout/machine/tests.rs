@@ -85,7 +85,7 @@ impl Bench {
             message: String::new(),
         });
         self.subjects.insert(revision, Arc::clone(&subject));
-        let queued = Event { at_ms: self.now_ms, what: What::Queued { hold, supersede: false } };
+        let queued = Event::new(self.now_ms, What::Queued { hold, supersede: false });
         self.report();
         self.step(Input::Offer { subject, queued });
     }
