@@ -12,6 +12,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 use crate::audit::AuditArgs;
 use crate::backend::BackendArgs;
 use crate::demo::DemoArgs;
+use crate::drain::DrainArgs;
 use crate::fleet::FleetArgs;
 use crate::help::HelpArgs;
 use crate::init::InitArgs;
@@ -79,6 +80,8 @@ pub enum Command {
     Agent(AgentArgs),
     /// Serve what an agent was told to roll out
     Proxy(ProxyArgs),
+    /// Take a running proxy out of service gracefully
+    Drain(DrainArgs),
     /// Write a commented config file to start from
     Init(InitArgs),
     /// Check a config file, without a network
@@ -120,6 +123,7 @@ impl Command {
             Self::Init(_)
             | Self::Help(_)
             | Self::Schema(_)
+            | Self::Drain(_)
             | Self::Validate(_)
             | Self::Publish(_)
             | Self::Rollout(_)

@@ -11,6 +11,7 @@ pub mod printer;
 // Small things the frame and the commands share.
 mod clock;
 pub mod duration;
+pub mod node;
 mod paint;
 mod table;
 mod words;
@@ -22,6 +23,7 @@ pub mod client;
 pub mod audit;
 pub mod backend;
 pub mod demo;
+pub mod drain;
 pub mod fleet;
 pub mod help;
 pub mod init;
@@ -39,7 +41,9 @@ pub mod validate;
 pub mod version;
 
 mod log;
+mod service;
 mod signals;
+mod upgrade;
 
 use std::ffi::OsString;
 
@@ -87,6 +91,7 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Proxy(args) => serve::proxy(args).await,
         Command::Init(args) => init::run(&args, printer),
         Command::Schema(args) => schema::run(args, printer),
+        Command::Drain(args) => drain::run(&args, printer).await,
         Command::Validate(args) => validate::run(&args, printer),
         Command::Publish(args) => publish::run(&args, printer).await,
         Command::Rollout(args) => rollout::run(&args, printer).await,

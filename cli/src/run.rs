@@ -29,7 +29,9 @@ use self::sandboxes::{Command, Sandboxes, Serve};
 use self::source::{Source, Stamp, Text};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
+use crate::service;
 use crate::signals::{self, Stop};
+use crate::upgrade::Upgrade;
 
 mod alb;
 mod sandboxes;
@@ -64,6 +66,10 @@ pub struct RunArgs {
     /// Lets the admin address be reachable from other machines without TLS and a token (development only)
     #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
     insecure_admin: bool,
+    /// A Unix socket through which a new process takes over the listening sockets of this one, without a refused
+    /// connection: start it with the same flags, or send this one SIGUSR2
+    #[arg(long, value_name = "PATH", env = "SEALANE_HANDOVER")]
+    handover: Option<PathBuf>,
     /// Worker threads [default: one per core]
     #[arg(long, env = "SEALANE_THREADS")]
     threads: Option<usize>,
@@ -87,7 +93,9 @@ pub async fn run(args: RunArgs, printer: &Printer) -> Result<(), Failure> {
     let source = Source::choose(file, args.to.clone(), database.is_some())?;
     let text = source.read()?;
     let config = checked(&text, printer).map_err(|problems| refused(&text, &problems, printer))?;
+    let mut upgrade = Upgrade::begin(args.handover.as_deref())?;
     let mut settings = settings(&args, &alb, &config)?;
+    settings.inherited = upgrade.inherited.clone();
     let sandboxes = match &database {
         Some(path) => Some(Sandboxes::open(path, alb.times).await?),
         None => None,
@@ -108,7 +116,15 @@ pub async fn run(args: RunArgs, printer: &Printer) -> Result<(), Failure> {
         return Err(refused(&text, &problems, &printer));
     }
     served.announce();
-    let stop = served.follow().await?;
+    upgrade.serving()?;
+    service::ready();
+    let proxy = served.front.proxy.clone();
+    let stop = tokio::select! {
+        stop = served.follow() => stop?,
+        () = signals::replaced(&proxy, &mut upgrade) => Stop::Replaced,
+        () = service::keep_watchdog(proxy.clone()) => Stop::Terminate,
+    };
+    service::stopping();
     // Nobody answers from here on: who asks is told so.
     served.commands.close();
     signals::drain(&served.front.proxy, stop).await;
@@ -216,7 +232,9 @@ impl Served {
                 }
                 _ = hangup.recv() => {
                     info!("hangup received, reading the config again");
+                    service::reloading();
                     self.reload(true).await;
+                    service::ready();
                 }
                 _ = poll.tick() => {
                     let now: Vec<_> = self.stamps.iter().map(|(path, _)| Stamp::of(path)).collect();

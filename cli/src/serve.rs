@@ -11,15 +11,17 @@ use sealane_model::config::ListenAddress;
 use sealane_model::parse::parse_plan;
 use sealane_model::plan::Plan;
 use sealane_model::problem;
-use sealane_proxy::control::{self, AgentAddress, ControlSettings};
+use sealane_proxy::control::{self, AgentAddress, Control, ControlSettings};
 use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::ListenFlag;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::run::{failed, proxy_settings};
-use crate::signals::{self, Signals};
+use crate::service;
+use crate::signals::{self, Signals, Stop};
+use crate::upgrade::Upgrade;
 
 /// Keeps, signs and rolls out the fleet's config
 #[derive(Args, Clone, Debug)]
@@ -132,6 +134,10 @@ pub struct ProxyArgs {
     /// Lets the admin address be reachable from other machines without TLS and a token (development only)
     #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
     insecure_admin: bool,
+    /// The Unix socket through which a new process takes over this one's listening sockets, without a refused
+    /// connection; `off` for none [default: DATA/handover.sock]
+    #[arg(long, value_name = "PATH", env = "SEALANE_HANDOVER")]
+    handover: Option<PathBuf>,
     /// Worker threads [default: one per core]
     #[arg(long, env = "SEALANE_THREADS")]
     threads: Option<usize>,
@@ -159,7 +165,11 @@ pub async fn authority(args: AuthorityArgs, printer: &Printer) -> Result<(), Fai
     let authority =
         sealane_authority::start(settings).await.map_err(|error| failed("cannot start the authority", error))?;
     announce(&authority, printer);
+    service::ready();
+    let watchdog = tokio::spawn(service::keep_plain_watchdog());
     signals.next().await;
+    service::stopping();
+    watchdog.abort();
     info!("stopping; agents and proxies go on with what they have");
     authority.stop().await;
     Ok(())
@@ -211,7 +221,11 @@ pub async fn agent(args: AgentArgs) -> Result<(), Failure> {
     let mut signals = stop_signals()?;
     let agent: Agent = sealane_agent::start(settings).await.map_err(|error| failed("cannot start the agent", error))?;
     info!(id = %agent.id(), proxies = %agent.grpc_addr(), http = %agent.http_addr(), "agent listening");
+    service::ready();
+    let watchdog = tokio::spawn(service::keep_plain_watchdog());
     signals.next().await;
+    service::stopping();
+    watchdog.abort();
     info!("stopping; proxies go on with what they have");
     agent.stop().await;
     Ok(())
@@ -233,18 +247,52 @@ pub async fn proxy(args: ProxyArgs) -> Result<(), Failure> {
         data: args.data,
     };
     let mut signals = stop_signals()?;
+    let handover = match args.handover {
+        Some(path) if path.as_os_str() == "off" => None,
+        Some(path) => Some(path),
+        None => Some(settings.data.join("handover.sock")),
+    };
+    let mut upgrade = Upgrade::begin(handover.as_deref())?;
     let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);
     own.http_listen = args.http_addr.map(|address| ListenFlag { address, flag: "--http-addr" });
     own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
+    own.inherited = upgrade.inherited.clone();
     let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;
-    let control =
-        control::attach(proxy.clone(), settings).await.map_err(|error| failed("cannot start the proxy", error))?;
+    let mut control = attach(&proxy, &settings).await?;
     info!(id = %control.id(), "proxy started");
-    let stop = signals.next().await;
+    upgrade.serving()?;
+    service::ready();
+    let watchdog = tokio::spawn(service::keep_watchdog(proxy.clone()));
+    let stop = loop {
+        tokio::select! {
+            stop = signals.next() => break stop,
+            successor = upgrade.asked() => {
+                // The state directory is the new process's from now on; what is served here stays.
+                control.stop().await;
+                match successor.give(&proxy).await {
+                    Ok(()) => {
+                        signals::drain(&proxy, Stop::Replaced).await;
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        warn!(%error, "serving on");
+                        control = attach(&proxy, &settings).await?;
+                    }
+                }
+            }
+        }
+    };
+    service::stopping();
+    watchdog.abort();
     control.say_goodbye().await;
     signals::drain(&proxy, stop).await;
     control.stop().await;
     Ok(())
+}
+
+async fn attach(proxy: &Proxy, settings: &ControlSettings) -> Result<Control, Failure> {
+    let attached = control::attach(proxy.clone(), settings.clone()).await;
+    attached.map_err(|error| failed("cannot start the proxy", error))
 }
 
 fn stop_signals() -> Result<Signals, Failure> {

@@ -1,10 +1,13 @@
 //! How a process is asked to stop, and what it does then.
 
+use std::error::Error as _;
 use std::io;
 
 use sealane_proxy::proxy::{Notice, Proxy};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{info, warn};
+
+use crate::upgrade::Upgrade;
 
 /// Which signal asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +16,8 @@ pub(crate) enum Stop {
     Terminate,
     /// SIGINT: a person at a terminal; nobody needs to notice first.
     Interrupt,
+    /// No signal: another process serves on the same sockets, and nobody notices.
+    Replaced,
 }
 
 /// The two signals that ask a process to stop.
@@ -36,6 +41,18 @@ impl Signals {
     }
 }
 
+/// Waits until another process serves in this one's place.
+pub(crate) async fn replaced(proxy: &Proxy, upgrade: &mut Upgrade) {
+    loop {
+        match upgrade.asked().await.give(proxy).await {
+            Ok(()) => return,
+            Err(error) => {
+                warn!(%error, cause = %error.source().map(ToString::to_string).unwrap_or_default(), "serving on")
+            }
+        }
+    }
+}
+
 /// Drains a proxy: after SIGTERM in all stages of `shutdown`, after SIGINT without waiting for load balancers. A second
 /// signal ends it at once.
 pub(crate) async fn drain(proxy: &Proxy, stop: Stop) {
@@ -51,7 +68,7 @@ pub(crate) async fn drain(proxy: &Proxy, stop: Stop) {
     let drained = async {
         let notice = match stop {
             Stop::Terminate => Notice::LoadBalancers,
-            Stop::Interrupt => Notice::Nobody,
+            Stop::Interrupt | Stop::Replaced => Notice::Nobody,
         };
         proxy.drain(notice).await;
     };

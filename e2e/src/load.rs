@@ -73,16 +73,28 @@ impl Load {
                 ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;
-                    let outcome = get(&client, &url).await;
-                    let mut counts = counts.lock().expect("no panic while counting");
-                    match outcome {
-                        Ok((status, _)) if status < 500 => counts.good += 1,
-                        Ok((status, body)) => *counts.failed.entry(format!("{status} {body}")).or_default() += 1,
-                        Err(error) => *counts.failed.entry(error).or_default() += 1,
-                    }
+                    count(&counts, get(&client, &url).await);
                 }
             });
         }
+        Self { seen, _tasks: tasks }
+    }
+
+    /// One request every `interval` to `proxy`, each over a connection of its own.
+    #[must_use]
+    pub fn start_fresh(proxy: SocketAddr, interval: Duration) -> Self {
+        let mut tasks = JoinSet::new();
+        let counts = Arc::new(Mutex::new(Seen::default()));
+        let seen = vec![Arc::clone(&counts)];
+        tasks.spawn(async move {
+            let url = format!("http://{proxy}/");
+            let mut ticks = tokio::time::interval(interval);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                count(&counts, get(&client(), &url).await);
+            }
+        });
         Self { seen, _tasks: tasks }
     }
 
@@ -105,5 +117,14 @@ impl Load {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.seen().iter().map(|seen| seen.good + seen.failures()).sum()
+    }
+}
+
+fn count(counts: &Mutex<Seen>, outcome: Result<(u16, String), String>) {
+    let mut counts = counts.lock().expect("no panic while counting");
+    match outcome {
+        Ok((status, _)) if status < 500 => counts.good += 1,
+        Ok((status, body)) => *counts.failed.entry(format!("{status} {body}")).or_default() += 1,
+        Err(error) => *counts.failed.entry(error).or_default() += 1,
     }
 }

@@ -35,6 +35,14 @@ impl Process {
     /// # Panics
     /// If it cannot be started.
     pub fn start(program: &Path, directory: &Path, log: &Path, args: &[&str]) -> Self {
+        Self::start_with_input(program, directory, log, args, Stdio::null())
+    }
+
+    /// The same with something to read.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start_with_input(program: &Path, directory: &Path, log: &Path, args: &[&str], input: Stdio) -> Self {
         let mut process = Self {
             program: program.to_owned(),
             args: args.iter().map(|arg| (*arg).to_owned()).collect(),
@@ -42,7 +50,7 @@ impl Process {
             log: log.to_owned(),
             child: None,
         };
-        process.restart();
+        process.spawn(input);
         process
     }
 
@@ -51,6 +59,10 @@ impl Process {
     /// # Panics
     /// If it still runs or cannot be started.
     pub fn restart(&mut self) {
+        self.spawn(Stdio::null());
+    }
+
+    fn spawn(&mut self, input: Stdio) {
         assert!(self.child.is_none(), "{:?} still runs", self.args);
         let log = File::options().create(true).append(true).open(&self.log).expect("log file");
         let child = Command::new(&self.program)
@@ -58,7 +70,7 @@ impl Process {
             .current_dir(&self.directory)
             .env_clear()
             .envs(std::env::vars().filter(|(name, _)| !name.starts_with("SEALANE_")))
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(log.try_clone().expect("log file"))
             .stderr(log)
             .kill_on_drop(true)
@@ -92,6 +104,17 @@ impl Process {
         let mut child = self.child.take().expect("a running program");
         let status = tokio::time::timeout(deadline, child.wait()).await;
         let status = status.unwrap_or_else(|_| panic!("{:?} did not stop: {}", self.args, self.log_text()));
+        status.ok().and_then(|status| status.code()).unwrap_or(-1)
+    }
+
+    /// Waits until it ends by itself; the exit code.
+    ///
+    /// # Panics
+    /// If it does not within `deadline`.
+    pub async fn ended(mut self, deadline: Duration) -> i32 {
+        let mut child = self.child.take().expect("a running program");
+        let status = tokio::time::timeout(deadline, child.wait()).await;
+        let status = status.unwrap_or_else(|_| panic!("{:?} did not end: {}", self.args, self.log_text()));
         status.ok().and_then(|status| status.code()).unwrap_or(-1)
     }
 

@@ -4,7 +4,8 @@
 //! `Host`, a foreign `Origin`, a cross-site `Sec-Fetch-Site`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -12,18 +13,21 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use sealane_model::config::ListenAddress;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
 use crate::clock::Moment;
 use crate::exposition;
 use crate::http1::request_head::host_of;
+use crate::metrics::lock;
 use crate::serve::StartError;
 use crate::settings::AdminSettings;
-use crate::shared::Shared;
+use crate::shared::{Shared, Stage};
 
 mod tls;
 
@@ -32,7 +36,7 @@ pub(crate) async fn start(
     settings: &AdminSettings,
     shared: &Arc<Shared>,
     runtime: &Handle,
-) -> Result<SocketAddr, StartError> {
+) -> Result<AdminListener, StartError> {
     let AdminSettings { address, flag, .. } = *settings;
     let is_protected = settings.tls.is_some() && settings.is_authenticated();
     if !address.ip().is_loopback() && !is_protected {
@@ -44,12 +48,18 @@ pub(crate) async fn start(
     let tls = settings.tls.as_ref().map(|files| tls::acceptor(files, shared)).transpose();
     let tls = tls.map_err(StartError::AdminTls)?;
     let listen = |source| StartError::AdminListen { address, flag, source };
+    let inherited = shared.settings.inherited.take(&ListenAddress { ip: Some(address.ip()), port: address.port() });
     // On the runtime that will drive it.
-    let listener = runtime.spawn(TcpListener::bind(address)).await;
-    let listener = listener.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(listen)?;
+    let listener = runtime.spawn(async move {
+        let Some(inherited) = inherited.into_iter().next() else { return TcpListener::bind(address).await };
+        inherited.set_nonblocking(true)?;
+        TcpListener::from_std(inherited)
+    });
+    let listener = listener.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into())).map_err(listen)?;
     let local = listener.local_addr().map_err(listen)?;
+    let socket = listener.as_fd().try_clone_to_owned().map_err(listen)?.into();
     let router = router(settings, shared, local.ip());
-    runtime.spawn(async move {
+    let serving = runtime.spawn(async move {
         let served = match tls {
             Some(acceptor) => axum::serve(tls::TlsListener::start(listener, acceptor), router).await,
             None => axum::serve(listener, router).await,
@@ -59,7 +69,29 @@ pub(crate) async fn start(
         }
     });
     info!(address = %local, "admin listening");
-    Ok(local)
+    Ok(AdminListener { address: local, socket: Mutex::new(Some(socket)), serving: serving.abort_handle() })
+}
+
+/// The admin listener as it runs.
+#[derive(Debug)]
+pub(crate) struct AdminListener {
+    pub(crate) address: SocketAddr,
+    /// For a process that takes over.
+    socket: Mutex<Option<std::net::TcpListener>>,
+    serving: AbortHandle,
+}
+
+impl AdminListener {
+    /// The listening socket, doubled; `None` once it is closed.
+    pub(crate) fn double(&self) -> Option<std::net::TcpListener> {
+        lock(&self.socket).as_ref()?.try_clone().ok()
+    }
+
+    /// Accepts no further connections. Requests in flight finish.
+    pub(crate) fn close(&self) {
+        lock(&self.socket).take();
+        self.serving.abort();
+    }
 }
 
 impl AdminSettings {
@@ -77,6 +109,7 @@ fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router 
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/v2/config/current", get(current))
+        .route("/api/v2/drain", get(drain_state).post(drain))
         .route("/api/v2/pools/{id}/health", get(pool_health))
         .with_state(Arc::clone(shared))
         .merge(settings.extra.clone().unwrap_or_default());
@@ -151,6 +184,22 @@ async fn current(State(shared): State<Arc<Shared>>) -> Response {
         "pools": pools,
     }))
     .into_response()
+}
+
+/// Begins a drain, once; says how far it is.
+async fn drain(State(shared): State<Arc<Shared>>) -> Response {
+    shared.drain_asked.notify_one();
+    (StatusCode::ACCEPTED, drain_state(State(shared)).await).into_response()
+}
+
+async fn drain_state(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let stage = match shared.stage() {
+        Stage::Serving => "serving",
+        Stage::Leaving => "leaving",
+        Stage::Draining => "draining",
+        Stage::Drained => "drained",
+    };
+    Json(json!({ "stage": stage, "connections": shared.open_connections() }))
 }
 
 async fn pool_health(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {

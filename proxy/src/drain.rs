@@ -27,6 +27,11 @@ pub enum Notice {
 /// Runs through all stages.
 pub(crate) async fn run(inner: &Arc<Inner>, notice: Notice) {
     let Shutdown { lb_convergence, drain, force_close } = times(inner);
+    // Whoever asks while it is under way waits for its end, and asks for nothing twice.
+    let _one_at_a_time = inner.draining.lock().await;
+    if inner.shared.stage() >= Stage::Draining {
+        return;
+    }
     info!("shutdown: not ready");
     inner.shared.enter(Stage::Leaving);
     if notice == Notice::LoadBalancers {
@@ -34,12 +39,13 @@ pub(crate) async fn run(inner: &Arc<Inner>, notice: Notice) {
     }
     info!("shutdown: draining");
     inner.shared.enter(Stage::Draining);
+    inner.close_sockets();
     inner.ask_all(Order::StageChanged).await;
     let deadline = Instant::now() + drain;
-    while open_connections(inner) > 0 && Instant::now() < deadline {
+    while inner.shared.open_connections() > 0 && Instant::now() < deadline {
         time::sleep(LOOK).await;
     }
-    info!(connections = open_connections(inner), "shutdown: closing what is left");
+    info!(connections = inner.shared.open_connections(), "shutdown: closing what is left");
     inner.stop(force_close).await;
 }
 
@@ -47,8 +53,4 @@ fn times(inner: &Inner) -> Shutdown {
     let set = inner.shared.settings.shutdown.clone();
     let in_config = || inner.shared.current.snapshot().map(|snapshot| snapshot.config.shutdown.clone());
     set.or_else(in_config).unwrap_or_default()
-}
-
-fn open_connections(inner: &Inner) -> u64 {
-    inner.shared.registry.threads.iter().map(|cells| cells.connections_open.value()).sum()
 }

@@ -9,6 +9,8 @@
 
 // A process, its threads and what they share.
 mod drain;
+pub mod handover;
+mod inherit;
 pub mod proxy;
 mod serve;
 pub mod settings;

@@ -4,7 +4,7 @@
 //! [`Proxy::activate`] only moves a pointer. Requests see one snapshot from first byte to last; connections, health and
 //! counters stay through a swap.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time;
 use tracing::info;
 
+use crate::admin::AdminListener;
 use crate::drain;
 use crate::exposition;
 use crate::health::Health;
@@ -60,8 +61,10 @@ pub(crate) struct Inner {
     listening: Mutex<Vec<(String, Arc<Socket>)>>,
     /// Held through an activation: one at a time.
     activating: tokio::sync::Mutex<()>,
+    /// Held through a drain.
+    pub(crate) draining: tokio::sync::Mutex<()>,
     health: Health,
-    admin: Option<SocketAddr>,
+    admin: Option<AdminListener>,
     background: Background,
 }
 
@@ -136,7 +139,7 @@ impl Proxy {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let started = serve::start(settings).await?;
         let (orders, ended) = started.workers.into_iter().map(|WorkerHandle { orders, ended }| (orders, ended)).unzip();
-        Ok(Self {
+        let proxy = Self {
             inner: Arc::new(Inner {
                 shared: started.shared,
                 orders,
@@ -144,11 +147,20 @@ impl Proxy {
                 sockets: Sockets::default(),
                 listening: Mutex::default(),
                 activating: tokio::sync::Mutex::default(),
+                draining: tokio::sync::Mutex::default(),
                 health: Health::default(),
                 admin: started.admin,
                 background: started.background,
             }),
-        })
+        };
+        let (inner, shared) = (Arc::downgrade(&proxy.inner), Arc::clone(&proxy.inner.shared));
+        proxy.inner.background.handle().spawn(async move {
+            shared.drain_asked.notified().await;
+            if let Some(inner) = inner.upgrade() {
+                drain::run(&inner, Notice::LoadBalancers).await;
+            }
+        });
+        Ok(proxy)
     }
 
     /// Compiles a config, off the workers, and binds what it listens on that is not bound yet. Nothing of what is served
@@ -217,7 +229,7 @@ impl Proxy {
     /// Where the admin listener is bound.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.inner.admin
+        self.inner.admin.as_ref().map(|admin| admin.address)
     }
 
     /// Adds families of another part of this process to the metrics: `other` gives their Prometheus text at each scrape.
@@ -229,6 +241,11 @@ impl Proxy {
     #[must_use]
     pub fn metrics(&self) -> String {
         exposition::text(&self.inner.shared)
+    }
+
+    /// Returns when every worker thread has answered: they are alive. A worker that hangs lets this wait for ever.
+    pub async fn respond(&self) {
+        self.inner.ask_all(Order::Adopt).await;
     }
 
     /// Opens the access log's file anew, after a rotation.
@@ -243,6 +260,20 @@ impl Proxy {
         let drained = self.inner.background.handle().spawn(async move { drain::run(&inner, notice).await });
         // An error means that the runtime has ended, and with it everything that could be drained.
         let _ = drained.await;
+    }
+
+    /// The listening sockets, doubled, for a process that takes over; see [`crate::handover`].
+    pub(crate) fn listening_sockets(&self) -> Vec<TcpListener> {
+        let data = lock(&self.inner.listening).iter().flat_map(|(_, socket)| socket.doubles()).collect::<Vec<_>>();
+        let admin = self.inner.admin.as_ref().and_then(AdminListener::double);
+        data.into_iter().chain(admin).collect()
+    }
+
+    /// Answers no further admin connections: another process does.
+    pub(crate) fn close_admin(&self) {
+        if let Some(admin) = &self.inner.admin {
+            admin.close();
+        }
     }
 
     /// Stops at once, whatever is in flight.
@@ -274,7 +305,7 @@ impl Inner {
         let bound = snapshot
             .listeners
             .iter()
-            .map(|listener| self.sockets.bind(listener, threads).map_err(|cause| cannot_listen(listener, &cause)));
+            .map(|listener| self.bind(listener, threads).map_err(|cause| cannot_listen(listener, &cause)));
         let (sockets, problems): (Vec<_>, Vec<_>) = bound.partition(Result::is_ok);
         if !problems.is_empty() {
             return Err(problems.into_iter().filter_map(Result::err).collect());
@@ -286,7 +317,7 @@ impl Inner {
 
     async fn activate(self: Arc<Self>, prepared: Prepared) -> Result<(), ActivateError> {
         let _one_at_a_time = self.activating.lock().await;
-        if self.shared.stage() == Stage::Draining {
+        if self.shared.stage() >= Stage::Draining {
             return Err(ActivateError::Stopping);
         }
         let Prepared { mut snapshot, mut sockets } = prepared;
@@ -294,7 +325,6 @@ impl Inner {
             // A snapshot between this one's preparing and now did not want it.
             if socket.is_closed() {
                 *socket = self
-                    .sockets
                     .bind(listener, self.orders.len())
                     .map_err(|source| ActivateError::Listen { address: listener.address.to_string(), source })?;
             }
@@ -323,13 +353,22 @@ impl Inner {
         Ok(())
     }
 
+    fn bind(&self, listener: &CompiledListener, threads: usize) -> std::io::Result<Arc<Socket>> {
+        self.sockets.bind(listener, threads, &self.shared.settings.inherited)
+    }
+
+    /// Lets go of all listening sockets but those that the workers have.
+    pub(crate) fn close_sockets(&self) {
+        lock(&self.listening).iter().for_each(|(_, socket)| socket.close());
+    }
+
     /// Hands sockets that nobody accepts on yet to the workers.
     async fn listen(&self, sockets: &[Arc<Socket>]) {
         for socket in sockets {
-            let Some(listeners) = socket.hand_over() else { continue };
-            for (orders, listener) in self.orders.iter().zip(listeners) {
+            let Some(shares) = socket.give_out() else { continue };
+            for (orders, listeners) in self.orders.iter().zip(shares) {
                 // A worker that has ended needs no socket.
-                let _ = orders.send(Order::Listen { socket: socket.id, listener }).await;
+                let _ = orders.send(Order::Listen { socket: socket.id, listeners }).await;
             }
         }
     }
@@ -352,6 +391,7 @@ impl Inner {
     /// Ends the workers, whatever they are doing.
     pub(crate) async fn stop(&self, timeout: Duration) {
         self.shared.enter(Stage::Draining);
+        self.close_sockets();
         for orders in &self.orders {
             // One that has ended already needs no order.
             let _ = orders.send(Order::Stop).await;
@@ -366,6 +406,7 @@ impl Inner {
         if time::timeout(timeout, all).await.is_err() {
             tracing::error!("workers did not end in time");
         }
+        self.shared.enter(Stage::Drained);
     }
 }
 

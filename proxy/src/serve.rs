@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use crate::access_log::LogWriter;
-use crate::admin;
+use crate::admin::{self, AdminListener};
 use crate::metrics::lock;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -59,7 +59,7 @@ pub enum StartError {
 pub(crate) struct Started {
     pub(crate) shared: Arc<Shared>,
     pub(crate) workers: Vec<WorkerHandle>,
-    pub(crate) admin: Option<SocketAddr>,
+    pub(crate) admin: Option<AdminListener>,
     pub(crate) background: Background,
 }
 

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use sealane_model::config::{AccessSink, ListenAddress, Shutdown};
 
+pub use crate::inherit::Inherited;
+
 /// What a process decides for itself, whatever config it serves.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -21,6 +23,8 @@ pub struct Settings {
     pub access_log: Option<AccessSink>,
     /// Replaces the config's `shutdown`.
     pub shutdown: Option<Shutdown>,
+    /// Listening sockets that another process opened.
+    pub inherited: Inherited,
 }
 
 impl Default for Settings {
@@ -33,6 +37,7 @@ impl Default for Settings {
             tls_listen: None,
             access_log: None,
             shutdown: None,
+            inherited: Inherited::default(),
         }
     }
 }

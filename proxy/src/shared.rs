@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
 use crate::access_log::LogWriter;
 use crate::current::Current;
 use crate::exposition::Others;
@@ -23,6 +25,8 @@ pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) others: Others,
     stage: AtomicU8,
+    /// Somebody asked this process to drain.
+    pub(crate) drain_asked: Notify,
 }
 
 /// How far a shutdown has come.
@@ -34,6 +38,8 @@ pub(crate) enum Stage {
     Leaving,
     /// No new connections; requests in flight finish, then their connections close.
     Draining,
+    /// The workers have ended.
+    Drained,
 }
 
 impl Shared {
@@ -48,6 +54,7 @@ impl Shared {
             clients: Clients::default(),
             others: Others::default(),
             stage: AtomicU8::new(0),
+            drain_asked: Notify::new(),
         }
     }
 
@@ -55,13 +62,19 @@ impl Shared {
         match self.stage.load(Ordering::Acquire) {
             0 => Stage::Serving,
             1 => Stage::Leaving,
-            _ => Stage::Draining,
+            2 => Stage::Draining,
+            _ => Stage::Drained,
         }
     }
 
     /// Stages only go forward.
     pub(crate) fn enter(&self, stage: Stage) {
         self.stage.fetch_max(stage as u8, Ordering::AcqRel);
+    }
+
+    /// Client connections that are open.
+    pub(crate) fn open_connections(&self) -> u64 {
+        self.registry.threads.iter().map(|cells| cells.connections_open.value()).sum()
     }
 
     /// Whether this proxy should get requests.

@@ -246,8 +246,8 @@ impl Worker {
 /// What other threads ask of a worker.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Accept on this socket.
-    Listen { socket: u32, listener: std::net::TcpListener },
+    /// Accept on these sockets of one address.
+    Listen { socket: u32, listeners: Vec<std::net::TcpListener> },
     /// Stop accepting on it; its connections go on.
     Unlisten { socket: u32, done: oneshot::Sender<()> },
     /// Serve the snapshot in force for every request head from now on, and say so.
@@ -295,17 +295,21 @@ async fn keep_time(worker: Rc<Worker>) {
 
 /// Carries out orders. Who gave one may not wait for it to be done: an answer that nobody takes is no error.
 async fn obey(worker: &Rc<Worker>, mut orders: mpsc::Receiver<Order>) {
-    let mut accepting: HashMap<u32, Accepting> = HashMap::new();
+    let mut accepting: HashMap<u32, Vec<Accepting>> = HashMap::new();
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Listen { socket, listener } => match TcpListener::from_std(listener) {
-                Ok(listener) => {
-                    accepting.insert(socket, Accepting::start(worker, listener, socket));
+            Order::Listen { socket, listeners } => {
+                for listener in listeners {
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            accepting.entry(socket).or_default().push(Accepting::start(worker, listener, socket));
+                        }
+                        Err(cause) => error!(%cause, socket, "cannot accept on a listening socket"),
+                    }
                 }
-                Err(cause) => error!(%cause, socket, "cannot accept on a listening socket"),
-            },
+            }
             Order::Unlisten { socket, done } => {
-                if let Some(accepting) = accepting.remove(&socket) {
+                for accepting in accepting.remove(&socket).into_iter().flatten() {
                     accepting.end(worker).await;
                 }
                 let _ = done.send(());
@@ -315,9 +319,9 @@ async fn obey(worker: &Rc<Worker>, mut orders: mpsc::Receiver<Order>) {
                 let _ = done.send(());
             }
             Order::StageChanged(done) => {
-                if worker.shared.stage() == Stage::Draining {
+                if worker.shared.stage() >= Stage::Draining {
                     worker.draining_since.set(worker.wheel.now());
-                    for (_, accepting) in accepting.drain() {
+                    for accepting in accepting.drain().flat_map(|(_, accepting)| accepting) {
                         accepting.end(worker).await;
                     }
                     worker.connections.close_idle();

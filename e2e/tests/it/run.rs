@@ -1,5 +1,6 @@
 //! `sealane run`: one proxy, no fleet.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -163,4 +164,91 @@ async fn what_cannot_be_served_says_what_to_do() {
     assert_eq!(invalid.code, 3, "{invalid:?}");
     let problems: serde_json::Value = serde_json::from_str(&invalid.stdout).expect("JSON");
     assert!(problems.as_array().is_some_and(|problems| problems.len() >= 2), "{problems}");
+}
+
+/// Waits for a port that a process listens on.
+async fn listening(process: &Process, what: &str) -> SocketAddr {
+    wait::until(what, SOON, async || {
+        let log = process.log_text();
+        let (_, after) = log.rsplit_once(&format!("{what} address="))?;
+        after.split_whitespace().next()?.parse().ok()
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_program_takes_over_under_load_and_nothing_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::start("a").await;
+    let listen = free_address();
+    let text = config(&listen.to_string(), &origin.address().to_string());
+    std::fs::write(directory.path().join("config.yaml"), text).expect("a file");
+    let first = run(directory.path(), &["config.yaml", "--handover", "handover.sock"]);
+    let url = format!("http://{listen}/");
+    wait_for(&url, (200, "a")).await;
+    let load = Load::start(&[listen], Duration::from_millis(5));
+    let fresh = Load::start_fresh(listen, Duration::from_millis(5));
+
+    let mut second = run(directory.path(), &["config.yaml", "--handover", "handover.sock"]);
+    assert_eq!(first.ended(SOON).await, 0, "the first one drains and ends by itself: {}", second.log_text());
+    let before = load.total();
+    wait::until("requests to the second", SOON, async || (load.total() > before + 50).then_some(())).await;
+    assert_eq!((load.failures(), fresh.failures()), (0, 0), "{:?} {:?}", load.seen(), fresh.seen());
+    drop((load, fresh));
+    assert_eq!(second.stop(Signal::INT, SOON).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_keeps_the_socket() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::start("a").await;
+    let kept = std::net::TcpListener::bind("127.0.0.1:0").expect("a socket");
+    let listen = kept.local_addr().expect("its address");
+    let text = config(&listen.to_string(), &origin.address().to_string());
+    std::fs::write(directory.path().join("config.yaml"), text).expect("a file");
+    // Descriptor 3, as systemd passes it.
+    let script =
+        format!("exec 3<&0 0</dev/null; LISTEN_FDS=1 exec {} run config.yaml --admin off", program().display());
+    let start = || {
+        let socket = std::os::fd::OwnedFd::from(kept.try_clone().expect("a double"));
+        Process::start_with_input(
+            Path::new("/bin/sh"),
+            directory.path(),
+            &directory.path().join("run.log"),
+            &["-c", &script],
+            socket.into(),
+        )
+    };
+    let mut process = start();
+    let url = format!("http://{listen}/");
+    wait_for(&url, (200, "a")).await;
+    assert_eq!(process.stop(Signal::INT, SOON).await, 0);
+    // Between two processes a connection waits; nothing is refused.
+    let waiting = tokio::spawn(async move { load::get(&load::client(), &url).await });
+    let mut process = start();
+    assert_eq!(waiting.await.expect("no panic"), Ok((200, "a".to_owned())));
+    assert_eq!(process.stop(Signal::INT, SOON).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_takes_a_running_proxy_out_of_service_and_waits() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::start("a").await;
+    let listen = free_address();
+    let text = format!(
+        "{}shutdown: {{ lb_convergence: 100ms }}\n",
+        config(&listen.to_string(), &origin.address().to_string())
+    );
+    std::fs::write(directory.path().join("config.yaml"), text).expect("a file");
+    let mut process = run(directory.path(), &["config.yaml"]);
+    wait_for(&format!("http://{listen}/"), (200, "a")).await;
+    let admin = listening(&process, "admin listening").await.to_string();
+    let drained = finish(program(), directory.path(), SOON, &["drain", "--admin", &admin, "-o", "json"]).await;
+    assert_eq!(drained.code, 0, "{}", drained.stderr);
+    let state: serde_json::Value = serde_json::from_str(&drained.stdout).expect("JSON");
+    assert_eq!((&state["stage"], &state["connections"]), (&"drained".into(), &0.into()));
+    assert!(tokio::net::TcpStream::connect(listen).await.is_err());
+    assert_eq!(process.stop(Signal::TERM, SOON).await, 0);
+    let nobody = finish(program(), directory.path(), SOON, &["drain", "--admin", &admin]).await;
+    assert_eq!(nobody.code, 6, "{}", nobody.stderr);
 }

@@ -1,9 +1,12 @@
 //! The admin listener: what it serves, to whom, and that it is nowhere else.
 
-use sealane_proxy::proxy::{Proxy, StartError};
+use std::time::Duration;
+
+use sealane_model::config::Shutdown;
+use sealane_proxy::proxy::{Notice, Proxy, StartError};
 use sealane_proxy::settings::{AdminSettings, Settings};
 
-use crate::support::{Client, Origin, Response, TestProxy, metric, settings, to};
+use crate::support::{Client, Origin, PATIENCE, Response, TestProxy, metric, patiently, settings, to, until};
 
 fn with_admin(edit: impl FnOnce(&mut AdminSettings)) -> Settings {
     let mut admin = AdminSettings {
@@ -19,9 +22,13 @@ fn with_admin(edit: impl FnOnce(&mut AdminSettings)) -> Settings {
 }
 
 async fn ask(proxy: &Proxy, path: &str, headers: &str) -> Response {
+    ask_by(proxy, "GET", path, headers).await
+}
+
+async fn ask_by(proxy: &Proxy, method: &str, path: &str, headers: &str) -> Response {
     let mut client = Client::connect(proxy.admin().unwrap()).await;
     let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
-    client.ask(format!("GET {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n")).await
+    client.ask(format!("{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n")).await
 }
 
 #[tokio::test]
@@ -178,4 +185,33 @@ async fn metrics_are_on_the_data_plane_where_the_config_says_so_and_nothing_else
     for request in [request, "GET /stats HTTP/1.1\r\nHost: test\r\n\r\n"] {
         assert_eq!(client.ask(request).await.category(), "unauthorized");
     }
+}
+
+#[tokio::test]
+async fn a_drain_is_asked_for_once_followed_to_its_end_and_lasts() {
+    let origin = Origin::fixed("").await;
+    let times = Shutdown { lb_convergence: Duration::from_millis(50), drain: PATIENCE, force_close: PATIENCE };
+    let settings = Settings { shutdown: Some(times), ..with_admin(|_| {}) };
+    let proxy = TestProxy::with(settings, &to(&[origin.address])).await;
+    let data = proxy.address();
+    let mut open = proxy.client().await;
+    open.send("GET / HTTP/1.1\r\nHost: te").await;
+    assert_eq!(ask(&proxy.proxy, "/api/v2/drain", "").await.json()["stage"], "serving");
+    for _ in 0..2 {
+        assert_eq!(ask_by(&proxy.proxy, "POST", "/api/v2/drain", "").await.status, 202);
+    }
+    until("draining", async || {
+        (ask(&proxy.proxy, "/api/v2/drain", "").await.json()["stage"] == "draining").then_some(())
+    })
+    .await;
+    assert_eq!(ask(&proxy.proxy, "/ready", "").await.status, 503);
+    open.send("st\r\n\r\n").await;
+    assert_eq!(open.response().await.status, 200, "what was begun is finished");
+    until("the end", async || {
+        (ask(&proxy.proxy, "/api/v2/drain", "").await.json()["stage"] == "drained").then_some(())
+    })
+    .await;
+    assert!(tokio::net::TcpStream::connect(data).await.is_err());
+    // Stopping what is drained takes no time; draining it again neither.
+    patiently("the second drain", proxy.proxy.drain(Notice::LoadBalancers)).await;
 }

@@ -8,6 +8,7 @@ mod admin;
 mod bodies;
 mod codec;
 mod framing;
+mod handover;
 mod heads;
 mod health;
 mod http2;
