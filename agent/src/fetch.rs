@@ -4,7 +4,7 @@
 //! [`complete`] makes a [`Complete`], after every byte was verified and synced.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use sealane_model::bundle::VerifiedManifest;
+use sealane_model::bundle::{VerifiedBundle, VerifiedManifest};
 use sealane_model::ids::Digest;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::verify::VerifyError;
@@ -128,6 +128,21 @@ async fn write(content: Vec<u8>, blobs: &Blobs) -> Result<Vec<u8>, FetchError> {
 
 /// Reads every chunk back from disk: what is accepted is what is stored.
 async fn verify_whole(manifest: VerifiedManifest, blobs: &Blobs) -> Result<(), FetchError> {
+    open_whole(manifest, blobs).await.map(drop)
+}
+
+/// The content of a release that is complete on disk, every byte verified again.
+pub(crate) async fn open(release: &VerifiedRelease, blobs: &Blobs) -> Result<VerifiedBundle, FetchError> {
+    let digest = release.release().manifest_digest;
+    let held = {
+        let blobs = blobs.clone();
+        blocking(move || blobs.read(&digest)).await?
+    };
+    let bytes = held.ok_or(VerifyError::Missing { what: "manifest", digest })?;
+    open_whole(release.open_manifest(&bytes)?, blobs).await
+}
+
+async fn open_whole(manifest: VerifiedManifest, blobs: &Blobs) -> Result<VerifiedBundle, FetchError> {
     let blobs = blobs.clone();
     let mut failed = None;
     let opened = tokio::task::spawn_blocking(move || {
@@ -140,7 +155,7 @@ async fn verify_whole(manifest: VerifiedManifest, blobs: &Blobs) -> Result<(), F
         });
         match failed {
             Some(error) => Err(FetchError::Disk(error)),
-            None => opened.map(drop).map_err(FetchError::Refused),
+            None => opened.map_err(FetchError::Refused),
         }
     });
     opened.await.unwrap_or_else(|_| Err(VerifyError::Malformed { what: "bundle" }.into()))

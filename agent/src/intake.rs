@@ -23,6 +23,7 @@ use crate::fetch::{self, Complete, FetchError};
 use crate::ledger::{ChangeError, Ledger};
 use crate::refusal::Refusals;
 
+pub(crate) mod sandbox;
 pub(crate) mod verify;
 
 /// A desired state as it came.
@@ -43,6 +44,7 @@ pub(crate) struct Intake {
     pub(crate) blobs: Blobs,
     pub(crate) link: AuthorityLink,
     pub(crate) refusals: Refusals,
+    pub(crate) checked: sandbox::Checked,
     /// The state version that was taken in last.
     pub(crate) taken: watch::Sender<u64>,
 }
@@ -101,21 +103,34 @@ impl Intake {
                 return Outcome::Refused;
             }
         };
-        if offer.desired.sandbox.is_some() {
-            let text = "the authority offers a sandbox revision, which this version of the agent does not carry";
-            tracing::warn!("{text}");
-            self.refusals.alarm(text.to_owned());
+        let sandbox = tokio::select! {
+            () = cancel.cancelled() => return Outcome::Superseded,
+            taken = self.take_sandbox(&verified, offers) => self.judge(taken),
+        };
+        if matches!(sandbox, Outcome::Superseded) {
+            return Outcome::Superseded;
         }
         let taken = tokio::select! {
             () = cancel.cancelled() => return Outcome::Superseded,
             taken = self.take_verified(&verified, offers) => taken,
         };
-        let outcome = match taken {
-            Ok(true) => {
-                self.taken.send_replace(verified.state_version);
-                Outcome::Taken
-            }
-            Ok(false) => return Outcome::Superseded,
+        let taken = self.judge(taken);
+        if matches!(taken, Outcome::Superseded | Outcome::Failed) {
+            return taken; // what was fetched stays for the next attempt
+        }
+        if matches!(taken, Outcome::Taken) {
+            self.taken.send_replace(verified.state_version);
+        }
+        self.collect_garbage().await;
+        // The config goes its way whatever becomes of the sandboxes; these are tried again.
+        if matches!(taken, Outcome::Taken) { sandbox } else { taken }
+    }
+
+    /// What follows from how a part of a state was taken in.
+    fn judge(&self, taken: Result<bool, TakeError>) -> Outcome {
+        match taken {
+            Ok(true) => Outcome::Taken,
+            Ok(false) => Outcome::Superseded,
             Err(TakeError::Refused(error)) => {
                 self.refusals.count("revision", &error);
                 Outcome::NotNow
@@ -127,16 +142,27 @@ impl Intake {
             }
             Err(TakeError::Source(error)) => {
                 tracing::warn!(error = disk::chain(&error), "cannot fetch a revision yet");
-                return Outcome::Failed; // what was fetched stays for the next attempt
+                Outcome::Failed
             }
             Err(TakeError::Disk(error)) => {
                 tracing::error!(error = disk::chain(&error), "cannot keep a revision, serving what is there");
                 self.refusals.alarm(disk::chain(&error));
                 Outcome::Failed
             }
-        };
-        self.collect_garbage().await;
-        outcome
+        }
+    }
+
+    /// Takes in a sandbox revision, at once and for all proxies. `false`: a newer state came in between.
+    async fn take_sandbox(&self, verified: &Verified, offers: &mut Offers) -> Result<bool, TakeError> {
+        let Some(release) = &verified.sandbox else { return Ok(true) };
+        self.ledger.take_roots(&verified.documents.roots).await?;
+        self.check_not_stale(verified)?;
+        let Some(complete) = self.complete(release, offers).await? else { return Ok(false) };
+        let bundle = fetch::open(release, &self.blobs).await?;
+        self.checked.check(&bundle).map_err(TakeError::Refused)?;
+        self.ledger.take_sandbox(&complete).await?;
+        tracing::info!(revision = release.release().revision.0, "sandbox revision taken in");
+        Ok(true)
     }
 
     /// `false`: a newer state came in between.
@@ -168,11 +194,18 @@ impl Intake {
     fn check_fresh(&self, verified: &Verified) -> Result<(), TakeError> {
         let state = self.ledger.state();
         let offered = verified.stable.iter().chain(verified.candidate.iter().map(|candidate| &candidate.release));
-        let new = offered.into_iter().any(|release| !state.releases.contains_key(&release.digest()));
+        if offered.into_iter().any(|release| !state.releases.contains_key(&release.digest())) {
+            return self.check_not_stale(verified);
+        }
+        Ok(())
+    }
+
+    fn check_not_stale(&self, verified: &Verified) -> Result<(), TakeError> {
+        let state = self.ledger.state();
         let offered = verified.documents.timestamp.as_ref().map(VerifiedTimestamp::timestamp);
         let expires =
             offered.into_iter().chain(state.seen_timestamp()).map(|timestamp| timestamp.expires_unix_ms).max();
-        if new && expires.is_some_and(|expires| clock::unix_ms() > expires) {
+        if expires.is_some_and(|expires| clock::unix_ms() > expires) {
             return Err(TakeError::Stale);
         }
         Ok(())

@@ -173,6 +173,11 @@ impl Ledger {
         .await
     }
 
+    /// Makes `complete` the sandbox revision; see [`State`].
+    pub(crate) async fn take_sandbox(&self, complete: &Complete) -> Result<(), ChangeError> {
+        self.change(|state| state.take_sandbox(complete)).await
+    }
+
     /// There is no rollout under way.
     pub(crate) async fn take_no_candidate(&self, documents: &Documents) -> Result<(), ChangeError> {
         self.change(|state| {

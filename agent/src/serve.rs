@@ -142,6 +142,7 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
         blobs: blobs.clone(),
         link: link.clone(),
         refusals: refusals.clone(),
+        checked: crate::intake::sandbox::Checked::default(),
         taken: taken_in,
     };
     let driver = Driver::new(ledger.clone(), refusals.clone(), &region, roster_in);

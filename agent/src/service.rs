@@ -73,6 +73,7 @@ impl ProxyControlService for ProxyControl {
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<AttachStream>, Status> {
         let request = request.into_inner();
+        let root_version = request.root_version;
         let attached = self.ask(|reply| Ask::Attach(request, reply)).await?.map_err(attach_status)?;
         // One message under way: a slow proxy gets the newest state when it is ready for it, never a backlog.
         let (events, stream) = mpsc::channel(1);
@@ -81,7 +82,7 @@ impl ProxyControlService for ProxyControl {
             let (proxy, session) = (attached.proxy.clone(), attached.session);
             tokio::select! {
                 () = cancel.cancelled() => {}
-                () = follow(attached, ledger, events) => {}
+                () = follow(attached, ledger, root_version, events) => {}
             }
             let _ = asks.send(Ask::Detach(proxy, session)).await; // no driver: the agent is stopping
         });
@@ -107,7 +108,15 @@ impl ProxyControlService for ProxyControl {
 }
 
 /// Passes the newest command on whenever there is one, and a beacon in between, until either side ends.
-async fn follow(mut attached: Attached, ledger: Ledger, events: mpsc::Sender<Result<v1::AttachResponse, Status>>) {
+async fn follow(
+    mut attached: Attached,
+    ledger: Ledger,
+    root_version: u32,
+    events: mpsc::Sender<Result<v1::AttachResponse, Status>>,
+) {
+    let mut states = ledger.watch();
+    states.mark_changed();
+    let mut told_sandbox = None;
     let mut beacon = tokio::time::interval(BEACON);
     beacon.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -120,6 +129,21 @@ async fn follow(mut attached: Attached, ledger: Ledger, events: mpsc::Sender<Res
                 }
                 let Some(desired) = attached.commands.borrow_and_update().clone() else { continue };
                 Event::Desired(v1::ProxyDesired::clone(&desired))
+            }
+            changed = states.changed() => {
+                if changed.is_err() {
+                    return; // the agent is stopping
+                }
+                let state = Arc::clone(&states.borrow_and_update());
+                let Some(sandbox) = &state.sandbox else { continue };
+                if told_sandbox.replace(sandbox.release().digest()) == Some(sandbox.release().digest()) {
+                    continue;
+                }
+                let newer = state.roots.iter().filter(|root| root.document().version > root_version);
+                Event::Sandbox(v1::SandboxOffer {
+                    roots: newer.map(|root| root.envelope().into()).collect(),
+                    release: Some(sandbox.release().envelope().into()),
+                })
             }
             _ = beacon.tick() => {
                 let timestamp = ledger.state().timestamp.as_ref().map(|timestamp| timestamp.envelope().into());

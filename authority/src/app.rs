@@ -12,6 +12,7 @@ use crate::metric::Counters;
 use crate::pki::Ca;
 use crate::rollout::board::Board;
 use crate::rollout::driver::Handle;
+use crate::sandbox::fleet::FleetDesk;
 use crate::settings::Tuning;
 use crate::signer::Signer;
 use crate::store::Store;
@@ -26,6 +27,7 @@ pub(crate) struct App {
     pub(crate) live: Arc<Mutex<Live>>,
     pub(crate) board: Arc<Board>,
     pub(crate) rollouts: Handle,
+    pub(crate) sandboxes: Arc<FleetDesk>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) clock: Clock,
     pub(crate) default_plan: Plan,

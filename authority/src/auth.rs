@@ -22,11 +22,14 @@ pub(crate) use table::{Access, required};
 /// Tokens that are kept.
 pub(crate) const TOKENS_MAX: usize = 10_000;
 
-/// What a token may do. Each role may do what the ones before it may, but for agents, which have a service of their own.
+/// What a token may do. Each role may do what the ones before it may, but for agents and sandboxes, which have a service
+/// of their own; publishers may do what sandboxes may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
     /// Its own service, and nothing else.
     Agent,
+    /// Sandbox routes, and nothing else.
+    Sandbox,
     /// Reads.
     Viewer,
     /// Steers rollouts, rolls back, cordons.
@@ -39,13 +42,15 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: [Self; 5] = [Self::Agent, Self::Viewer, Self::Operator, Self::Publisher, Self::Admin];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Agent, Self::Sandbox, Self::Viewer, Self::Operator, Self::Publisher, Self::Admin];
 
     /// As in requests and in the store.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Agent => "agent",
+            Self::Sandbox => "sandbox",
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Publisher => "publisher",
@@ -187,6 +192,7 @@ impl Auth {
         };
         let is_enough = match needed {
             Role::Agent => token.role == Role::Agent,
+            Role::Sandbox => token.role == Role::Sandbox || token.role >= Role::Publisher,
             Role::Viewer | Role::Operator | Role::Publisher | Role::Admin => token.role >= needed,
         };
         if !is_enough {

@@ -38,6 +38,8 @@ pub(crate) fn router(app: Arc<App>, is_loopback: bool) -> Router {
         .route("/api/v1/revisions", get(revisions))
         .route("/api/v1/revisions/{revision}", get(one_revision))
         .layer(from_fn_with_state(Arc::clone(&app), guard::viewer));
+    let sandboxes = crate::sandbox::router(Arc::clone(&app.sandboxes))
+        .layer(from_fn_with_state(Arc::clone(&app), guard::sandbox_editor));
     let router = Router::new()
         .route("/", get(links))
         .route("/healthz", get(|| async { json_answer(StatusCode::OK, json!({ "status": "ok" })) }))
@@ -45,7 +47,11 @@ pub(crate) fn router(app: Arc<App>, is_loopback: bool) -> Router {
         .route("/metrics", get(metrics_page))
         .merge(api)
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
-        .with_state(app);
+        .method_not_allowed_fallback(|| async {
+            problem(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "method not allowed")
+        })
+        .with_state(app)
+        .merge(sandboxes);
     if is_loopback { router.layer(from_fn(guard::same_site)) } else { router }
 }
 
@@ -61,7 +67,7 @@ async fn links() -> Html<&'static str> {
     Html(
         "<!doctype html><html lang=en><meta charset=utf-8><title>sealane authority</title><h1>sealane authority</h1><ul>\
          <li><a href=/api/v1/fleet>/api/v1/fleet</a><li><a href=/api/v1/rollouts>/api/v1/rollouts</a>\
-         <li><a href=/api/v1/revisions>/api/v1/revisions</a><li><a href=/metrics>/metrics</a>\
+         <li><a href=/api/v1/revisions>/api/v1/revisions</a><li><a href=/routes>/routes</a> (sandbox routes)<li><a href=/metrics>/metrics</a>\
          <li><a href=/healthz>/healthz</a><li><a href=/readyz>/readyz</a></ul></html>",
     )
 }

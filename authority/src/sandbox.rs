@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::file::{self, Lock, LockError};
 use crate::store::{Store, StoreError, Write};
 
+pub(crate) mod fleet;
 mod http;
 
 pub use http::router;
@@ -83,6 +84,9 @@ pub enum SandboxError {
     /// The config in force says `sandboxes: { enabled: false }`.
     #[error("the config switches sandbox routes off (`sandboxes: {{ enabled: false }}`)")]
     Off,
+    /// The fleet's trust root wants signatures that this authority cannot give.
+    #[error("the fleet's trust root does not let this authority sign sandbox revisions: {0}")]
+    NotSigned(String),
     /// The process is stopping.
     #[error("stopping")]
     Stopping,
@@ -94,18 +98,26 @@ pub enum SandboxError {
     Store(#[from] StoreError),
 }
 
+/// Who asks for a change, as the audit log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor(pub String);
+
 /// Whoever keeps sandbox routes and sees to it that they are served.
 pub trait Desk: Send + Sync + 'static {
     /// Adds a route and gives its id. After the answer it is served (by a fleet: within a second).
-    fn add(&self, route: NewRoute) -> impl Future<Output = Result<Changed<u64>, SandboxError>> + Send;
+    fn add(&self, route: NewRoute, by: Actor) -> impl Future<Output = Result<Changed<u64>, SandboxError>> + Send;
     /// All routes, in the order in which they are tried.
     fn list(&self) -> impl Future<Output = Result<Vec<SandboxRoute>, SandboxError>> + Send;
     /// Deletes a route.
-    fn delete(&self, id: u64) -> impl Future<Output = Result<Changed<()>, SandboxError>> + Send;
+    fn delete(&self, id: u64, by: Actor) -> impl Future<Output = Result<Changed<()>, SandboxError>> + Send;
     /// Deletes a sandbox with all its routes and says how many there were.
-    fn delete_sandbox(&self, sandbox_id: String) -> impl Future<Output = Result<Changed<u64>, SandboxError>> + Send;
+    fn delete_sandbox(
+        &self,
+        sandbox_id: String,
+        by: Actor,
+    ) -> impl Future<Output = Result<Changed<u64>, SandboxError>> + Send;
     /// Reads all routes from the database again and serves them.
-    fn reload(&self) -> impl Future<Output = Result<Changed<()>, SandboxError>> + Send;
+    fn reload(&self, by: Actor) -> impl Future<Output = Result<Changed<()>, SandboxError>> + Send;
 }
 
 /// The sandbox routes of one proxy without a fleet, in a database of their own. One process at a time.
@@ -115,7 +127,8 @@ pub struct SandboxBook {
     /// What is committed, by id.
     routes: BTreeMap<u64, SandboxRoute>,
     clock: Clock,
-    _lock: Lock,
+    /// `None`: the database is held by the authority.
+    _lock: Option<Lock>,
 }
 
 /// Why a database of sandbox routes cannot be opened.
@@ -178,8 +191,15 @@ impl SandboxBook {
         })?;
         let failed = |source| OpenError::Store { path: path.to_owned(), source };
         let store = Store::open_for_sandboxes(path).await.map_err(failed)?;
-        let mut book = Self { store, routes: BTreeMap::new(), clock: Clock::starting_at_least(0), _lock: lock };
+        let mut book = Self { store, routes: BTreeMap::new(), clock: Clock::starting_at_least(0), _lock: Some(lock) };
         book.routes = book.read().await.map_err(failed)?;
+        Ok(book)
+    }
+
+    /// Those in the authority's own database.
+    pub(crate) async fn of_fleet(store: Store, clock: Clock) -> Result<Self, StoreError> {
+        let mut book = Self { store, routes: BTreeMap::new(), clock, _lock: None };
+        book.routes = book.read().await?;
         Ok(book)
     }
 
@@ -267,7 +287,8 @@ impl SandboxBook {
         self.store.close().await;
     }
 
-    async fn change(&self) -> Result<Change, SandboxError> {
+    /// A change that changes no route.
+    pub(crate) async fn change(&self) -> Result<Change, SandboxError> {
         Ok(Change { write: self.store.write().await?, routes: self.routes.clone() })
     }
 

@@ -12,6 +12,7 @@ use sealane_proto::v1::audit_service_server::AuditServiceServer;
 use sealane_proto::v1::config_service_server::ConfigServiceServer;
 use sealane_proto::v1::fleet_service_server::FleetServiceServer;
 use sealane_proto::v1::rollout_service_server::RolloutServiceServer;
+use sealane_proto::v1::sandbox_service_server::SandboxServiceServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ use crate::pki::{KeyedCertificate, PkiError};
 use crate::rollout::board::Board;
 use crate::rollout::driver::Driver;
 use crate::rollout::machine::millis;
+use crate::sandbox::fleet::FleetDesk;
 use crate::service;
 use crate::settings::{Settings, TlsFiles};
 use crate::store::StoreError;
@@ -162,6 +164,7 @@ pub async fn start(settings: Settings) -> Result<Authority, StartError> {
         .transpose()?;
     let router = http::router(Arc::clone(&app), http_addr.ip().is_loopback());
     tasks.spawn(http::serve(http, http_tls, router, app.stop.clone()));
+    tasks.spawn(Arc::clone(&app.sandboxes).expire(app.stop.clone()));
     serve_grpc(&app, grpc, tls, &tasks).await?;
     info!(%grpc_addr, %http_addr, fleet = %home.signer.fleet(), "authority started");
     Ok(Authority {
@@ -278,6 +281,9 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
         ca: Arc::clone(&home.ca),
         auth: Arc::new(auth),
         live,
+        sandboxes: Arc::new(
+            FleetDesk::open(home.store.clone(), Arc::clone(&home.signer), Arc::clone(&board), clock).await?,
+        ),
         board,
         rollouts,
         counters,
@@ -308,6 +314,9 @@ async fn serve_grpc(
     let agents = AgentServiceServer::new(service::agent::Agents(Arc::clone(app)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let sandboxes = SandboxServiceServer::new(service::sandbox::Sandboxes(Arc::clone(app)))
+        .max_encoding_message_size(CONFIG_MESSAGE_BYTES_MAX);
+    health.set_serving::<SandboxServiceServer<service::sandbox::Sandboxes>>().await;
     health.set_serving::<ConfigServiceServer<service::config::Config>>().await;
     health.set_serving::<RolloutServiceServer<service::rollout::Rollouts>>().await;
     health.set_serving::<FleetServiceServer<service::fleet::Fleet>>().await;
@@ -325,6 +334,7 @@ async fn serve_grpc(
         .add_service(rollouts)
         .add_service(fleet)
         .add_service(audit)
+        .add_service(sandboxes)
         .add_service(agents);
 
     let mut server = Server::builder()

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sealane_model::envelope::Envelope;
-use sealane_model::ids::FleetId;
+use sealane_model::ids::{Digest, FleetId, Revision};
 use sealane_model::keys::{KeyId, SigningKey};
 use sealane_model::release::{Partition, Release, VerifiedRelease};
 use sealane_model::timestamp::Timestamp;
@@ -111,7 +111,7 @@ impl Signer {
         let timestamp = Timestamp {
             fleet: self.fleet().clone(),
             epoch: desired.epoch,
-            heads: desired.head.iter().map(|(revision, digest)| (Partition::Config, *revision, *digest)).collect(),
+            heads: heads(desired),
             time_unix_ms: signed(second * 1000),
             expires_unix_ms: signed(second * 1000 + self.timestamp_lifetime_ms),
             grant_sequence_min: desired.sequence_min,
@@ -129,6 +129,13 @@ impl Signer {
         let ids = ids.unwrap_or_default();
         self.keys.iter().filter(|key| ids.contains(&key.public().id())).collect()
     }
+}
+
+/// The newest revision of each partition that has one.
+fn heads(desired: &Desired) -> Vec<(Partition, Revision, Digest)> {
+    let config = desired.head.map(|(revision, digest)| (Partition::Config, revision, digest));
+    let sandbox = desired.sandbox.as_ref().map(|head| (Partition::Sandbox, head.revision, head.digest));
+    config.into_iter().chain(sandbox).collect()
 }
 
 fn signed(ms: u64) -> i64 {

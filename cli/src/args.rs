@@ -22,6 +22,7 @@ use crate::revision::RevisionArgs;
 use crate::rollback::RollbackArgs;
 use crate::rollout::RolloutArgs;
 use crate::run::RunArgs;
+use crate::sandbox::SandboxArgs;
 use crate::schema::SchemaArgs;
 use crate::serve::{AgentArgs, AuthorityArgs, ProxyArgs};
 use crate::token::TokenArgs;
@@ -98,6 +99,8 @@ pub enum Command {
     Revision(RevisionArgs),
     /// See what runs where
     Fleet(FleetArgs),
+    /// Send a developer's requests to a backend of their own
+    Sandbox(SandboxArgs),
     /// Make, list and revoke access tokens
     Token(TokenArgs),
     /// Read and check the record of every change
@@ -130,6 +133,7 @@ impl Command {
             | Self::Rollback(_)
             | Self::Revision(_)
             | Self::Fleet(_)
+            | Self::Sandbox(_)
             | Self::Token(_)
             | Self::Audit(_)
             | Self::Completion(_)

@@ -14,6 +14,7 @@ use sealane_proto::v1::audit_service_client::AuditServiceClient;
 use sealane_proto::v1::config_service_client::ConfigServiceClient;
 use sealane_proto::v1::fleet_service_client::FleetServiceClient;
 use sealane_proto::v1::rollout_service_client::RolloutServiceClient;
+use sealane_proto::v1::sandbox_service_client::SandboxServiceClient;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -75,6 +76,12 @@ impl Server {
     #[must_use]
     pub fn fleet(&self) -> FleetServiceClient<Authorised> {
         FleetServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Sandbox routes.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxServiceClient<Authorised> {
+        SandboxServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The record of changes.

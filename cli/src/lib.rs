@@ -34,6 +34,7 @@ pub mod revision;
 pub mod rollback;
 pub mod rollout;
 pub mod run;
+pub mod sandbox;
 pub mod schema;
 pub mod serve;
 pub mod token;
@@ -98,6 +99,7 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Rollback(args) => rollback::run(&args, printer).await,
         Command::Revision(args) => revision::run(&args, printer).await,
         Command::Fleet(args) => fleet::run(&args, printer).await,
+        Command::Sandbox(args) => sandbox::run(&args, printer).await,
         Command::Token(args) => token::run(&args, printer).await,
         Command::Audit(args) => audit::run(&args, printer).await,
         Command::Backend(args) => backend::run(&args, printer).await,

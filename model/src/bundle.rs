@@ -181,12 +181,22 @@ impl VerifiedBundle {
             .map_err(|_| VerifyError::Malformed { what: "bundle: the config is not UTF-8" })?;
         Ok((&config.name, text))
     }
+    /// The sandbox routes. Errs when there is anything beside them: a sandbox revision changes nothing else.
+    pub fn sandbox(&self) -> Result<&[u8], VerifyError> {
+        match self.resources.as_slice() {
+            [only] if only.kind == SANDBOX_KIND => Ok(&only.content),
+            _ => Err(VerifyError::Malformed { what: "bundle: there must be sandbox routes and nothing else" }),
+        }
+    }
     /// All content.
     #[must_use]
     pub fn resources(&self) -> &[Resource] {
         &self.resources
     }
 }
+
+/// [`Resource::kind`] of sandbox routes.
+pub const SANDBOX_KIND: &str = "sandbox";
 
 /// Length before digest: too many bytes are not even hashed.
 fn check(what: &'static str, bytes: &[u8], length: u64, expected: &Digest) -> Result<(), VerifyError> {

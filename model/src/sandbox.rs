@@ -6,7 +6,10 @@
 //!
 //! Source: seed 000, rows S0-12 to S0-37 of the requirements, row "sandbox routes in a fleet" of the public interfaces.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Pool, Route, Sandboxes};
 use crate::parse::{SandboxParts, duration, sandbox_id_fault, sandbox_parts};
@@ -136,6 +139,84 @@ impl SandboxRoute {
     }
 }
 
+/// The routes as the content of a sandbox revision: JSON, one route a line, by id, so that a change of one route changes
+/// one line.
+#[must_use]
+pub fn encode<'r>(routes: impl IntoIterator<Item = &'r SandboxRoute>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for route in routes {
+        serde_json::to_writer(&mut out, &Line::from(route)).expect("strings and numbers always serialise");
+        out.push(b'\n');
+    }
+    out
+}
+
+/// The routes in `content`, as they were signed. They may still have to be checked: see [`SandboxRoute::check`].
+///
+/// # Errors
+/// It is not what [`encode`] writes: JSON, order, numbers, count.
+pub fn decode(content: &[u8]) -> Result<Vec<SandboxRoute>, ContentFault> {
+    let mut routes: Vec<SandboxRoute> = Vec::new();
+    for (index, line) in content.split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty()) {
+        let fault = |why: String| ContentFault { line: index + 1, why };
+        let line: Line<'_> = serde_json::from_slice(line).map_err(|error| fault(error.to_string()))?;
+        if routes.last().map_or(0, |last| last.id) >= line.id {
+            return Err(fault("ids do not grow".into()));
+        }
+        if routes.len() == ROUTES_MAX {
+            return Err(fault(format!("there are more than {ROUTES_MAX} routes")));
+        }
+        routes.push(line.into());
+    }
+    Ok(routes)
+}
+
+/// Content that is no list of sandbox routes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("sandbox routes, line {line}: {why}")]
+pub struct ContentFault {
+    line: usize,
+    why: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line<'a> {
+    id: u64,
+    sandbox_id: Cow<'a, str>,
+    pattern: Cow<'a, str>,
+    target_url: Cow<'a, str>,
+    priority: i32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at_ms: Option<u64>,
+}
+
+impl<'a> From<&'a SandboxRoute> for Line<'a> {
+    fn from(route: &'a SandboxRoute) -> Self {
+        Self {
+            id: route.id,
+            sandbox_id: Cow::Borrowed(&route.sandbox_id),
+            pattern: Cow::Borrowed(&route.pattern),
+            target_url: Cow::Borrowed(&route.target_url),
+            priority: route.priority,
+            expires_at_ms: route.expires_at_ms,
+        }
+    }
+}
+
+impl From<Line<'_>> for SandboxRoute {
+    fn from(line: Line<'_>) -> Self {
+        Self {
+            id: line.id,
+            sandbox_id: line.sandbox_id.into_owned(),
+            pattern: line.pattern.into_owned(),
+            target_url: line.target_url.into_owned(),
+            priority: line.priority,
+            expires_at_ms: line.expires_at_ms,
+        }
+    }
+}
+
 /// Joins sandbox routes to a config: behind its own routes, in the order in which they come. A config that switches
 /// sandboxes off stays as it is.
 pub fn join(config: &mut Config, routes: impl IntoIterator<Item = (Route, Pool)>) {
@@ -183,6 +264,22 @@ mod tests {
         let spaced = SandboxRoute { sandbox_id: "a b".into(), ..route("a", "http://a") };
         assert!(says(&spaced).starts_with("invalid sandbox_id: "));
         assert_eq!(route("^/api(/.*)?$", "https://httpbin.org/base/").check(), Ok(()));
+    }
+
+    #[test]
+    fn content_comes_back_as_it_was_and_nothing_else_is_taken_for_it() {
+        let routes = [
+            route("^/\u{e4}\"\\n", "http://a"),
+            SandboxRoute { id: 9, expires_at_ms: Some(5), ..route("b", "http://b") },
+        ];
+        let content = encode(&routes);
+        assert_eq!(decode(&content).unwrap(), routes);
+        assert_eq!(decode(b"").unwrap(), []);
+        assert!(decode(&[content.as_slice(), content.as_slice()].concat()).is_err(), "ids must grow");
+        let zero = encode(&[SandboxRoute { id: 0, ..route("a", "http://a") }]);
+        for bad in [&b"{}\n"[..], b"x", b"[]", &zero, b"{\"id\":1,\"more\":2}"] {
+            assert!(decode(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealane_model::config::Config;
 use sealane_model::envelope::Envelope;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::trust::TrustRoot;
@@ -28,6 +29,7 @@ pub use self::disk::DiskError;
 use self::link::{Observer, Stream};
 use self::metrics::ControlMetrics;
 use self::refusal::Refusals;
+use self::sandbox::Sandboxes;
 pub use self::state::StateError;
 use self::status::Measure;
 use self::store::Store;
@@ -42,6 +44,7 @@ mod disk;
 mod link;
 mod metrics;
 mod refusal;
+mod sandbox;
 mod state;
 mod status;
 mod store;
@@ -163,7 +166,11 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     let instance = instance()?;
     let refusals = Refusals::default();
 
-    let last_good = start_from_disk(&proxy, &store).await;
+    let sandboxes = sandboxes_from_disk(&store);
+    let (last_good, base) = match start_from_disk(&proxy, &store, &sandboxes).await {
+        Some((release, config)) => (Some(release), Some(config)),
+        None => (None, None),
+    };
     let state = store.state();
     let id = state.id.clone();
     let first = v1::ProxyStatus {
@@ -173,6 +180,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         generation: state.generation,
         last_good_digest: last_good.as_ref().map(|good| good.digest().to_vec()).unwrap_or_default(),
         last_good_revision: last_good.as_ref().map_or(0, |good| good.release().revision.0),
+        sandbox_revision: sandboxes.revision,
         ..v1::ProxyStatus::default()
     };
     let hello = v1::AttachRequest {
@@ -185,6 +193,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     };
     let (status, seen) = watch::channel(first);
     let (desired, commands) = watch::channel(None);
+    let (sandbox, sandbox_offers) = watch::channel(None);
     let (attached_in, attached) = watch::channel(false);
     let (drain_in, drain) = watch::channel(false);
     let measure = Measure { proxy: proxy.clone(), refusals: refusals.clone() };
@@ -198,11 +207,16 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         prepared: std::collections::BTreeMap::new(),
         refused: None,
         newest: None,
+        sandbox_offers,
+        sandbox_again: false,
+        sandboxes,
+        base,
     };
     let metrics =
         ControlMetrics { status: seen.clone(), attached: attached.clone(), refusals: measure.refusals.clone() };
     measure.proxy.add_metrics(move || metrics.text());
-    let stream = Stream { channel: channel.clone(), hello, status: seen.clone(), desired, attached: attached_in };
+    let stream =
+        Stream { channel: channel.clone(), hello, status: seen.clone(), desired, sandbox, attached: attached_in };
     let observer = Observer {
         channel: channel.clone(),
         status: seen.clone(),
@@ -273,15 +287,19 @@ impl Control {
 
 /// Serves the newest revision of the last-good ring that this machine can serve. A broken one is an error in the log,
 /// not in the start.
-async fn start_from_disk(proxy: &Proxy, store: &Store) -> Option<VerifiedRelease> {
+async fn start_from_disk(
+    proxy: &Proxy,
+    store: &Store,
+    sandboxes: &Sandboxes,
+) -> Option<(VerifiedRelease, Arc<Config>)> {
     let state = store.state();
     for digest in &state.ring {
         let Some(kept) = state.kept.get(digest) else { continue };
         let revision = kept.release.release().revision;
-        match serve_kept(proxy, store, &kept.release).await {
-            Ok(()) => {
-                tracing::info!(%revision, "serving the last good revision from disk");
-                return Some(kept.release.clone());
+        match serve_kept(proxy, store, &kept.release, sandboxes).await {
+            Ok(config) => {
+                tracing::info!(%revision, sandboxes = sandboxes.revision, "serving the last good revision from disk");
+                return Some((kept.release.clone(), config));
             }
             Err(why) => tracing::error!(%revision, why, "a last good revision cannot be served, trying the one before"),
         }
@@ -289,14 +307,32 @@ async fn start_from_disk(proxy: &Proxy, store: &Store) -> Option<VerifiedRelease
     None
 }
 
-async fn serve_kept(proxy: &Proxy, store: &Store, release: &VerifiedRelease) -> Result<(), String> {
+/// The sandbox routes that are kept. Broken ones are an error in the log: the config is served without them.
+fn sandboxes_from_disk(store: &Store) -> Sandboxes {
+    let Some(kept) = &store.state().sandbox else { return Sandboxes::default() };
+    let opened = store.open_kept(&kept.release).map_err(|error| disk::chain(&error));
+    let opened = opened.and_then(|bundle| Sandboxes::default().open(&bundle).map_err(|error| disk::chain(&error)));
+    opened.unwrap_or_else(|why| {
+        tracing::error!(why, "the sandbox routes on disk cannot be served");
+        Sandboxes::default()
+    })
+}
+
+async fn serve_kept(
+    proxy: &Proxy,
+    store: &Store,
+    release: &VerifiedRelease,
+    sandboxes: &Sandboxes,
+) -> Result<Arc<Config>, String> {
     let words = |problems: Vec<sealane_model::problem::Problem>| {
         problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
     };
     let bundle = store.open_kept(release).map_err(|error| disk::chain(&error))?;
     let config = apply::read(&bundle).await.map_err(words)?;
-    let prepared = proxy.prepare(apply::tag(release), config).await.map_err(words)?;
-    proxy.activate(prepared).await.map_err(|error| disk::chain(&error))
+    let joined = Arc::new(sandboxes.join(&config));
+    let prepared = proxy.prepare(apply::tag(release), joined).await.map_err(words)?;
+    proxy.activate(prepared).await.map_err(|error| disk::chain(&error))?;
+    Ok(config)
 }
 
 fn channel(agent: &AgentAddress) -> Result<Channel, AddressError> {

@@ -14,6 +14,7 @@ use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
 
+use super::sandbox;
 use crate::ledger::{Documents, State};
 use crate::plan_floor;
 use crate::settings::is_name;
@@ -26,6 +27,8 @@ pub(crate) struct Verified {
     pub(crate) stable: Option<VerifiedRelease>,
     pub(crate) candidate: Option<OfferedCandidate>,
     pub(crate) withdrawn: Vec<Digest>,
+    /// A sandbox revision that is not held yet.
+    pub(crate) sandbox: Option<VerifiedRelease>,
 }
 
 /// A candidate that may be taken in.
@@ -53,6 +56,10 @@ pub(crate) fn verify(
         .collect::<Result<Vec<_>, _>>()?;
     let taken_back = |digest: &Digest| withdrawn.contains(digest) || state.is_withdrawn(digest);
 
+    let sandbox = match &desired.sandbox {
+        Some(envelope) => sandbox::verify(state, trust, seen, envelope)?,
+        None => None,
+    };
     let mut floor = state.floors.get(&Partition::Config).copied();
     let stable = match &desired.stable {
         Some(envelope) => Some(verify_release(state, trust, seen, &mut floor, envelope)?),
@@ -76,7 +83,7 @@ pub(crate) fn verify(
     cordoned.truncate(CORDONED_MAX);
     let releases = stable.iter().chain(candidate.iter().map(|candidate| &candidate.release)).cloned().collect();
     let documents = Documents { roots, timestamp, releases, cordoned: Some(cordoned) };
-    Ok(Verified { state_version, documents, stable, candidate, withdrawn })
+    Ok(Verified { state_version, documents, stable, candidate, withdrawn, sandbox })
 }
 
 /// The root documents that follow the one in `state`; those it knows already are skipped.
@@ -91,7 +98,7 @@ fn verify_timestamp(
 ) -> Result<Option<VerifiedTimestamp>, VerifyError> {
     match &desired.timestamp {
         Some(envelope) => trust.verify_timestamp(&Envelope::from(envelope), seen).map(Some),
-        None if desired.stable.is_none() && desired.candidate.is_none() => Ok(None),
+        None if desired.stable.is_none() && desired.candidate.is_none() && desired.sandbox.is_none() => Ok(None),
         None => Err(VerifyError::Unsigned { what: "desired state (it has no timestamp document)" }),
     }
 }

@@ -45,6 +45,8 @@ struct Record {
     roots: Vec<Value>,
     timestamp: Option<Value>,
     releases: Vec<ReleaseRecord>,
+    #[serde(default)]
+    sandbox: Option<ReleaseRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -100,14 +102,8 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
         }),
         roots: state.roots.iter().map(|root| envelope_json(root.envelope())).collect(),
         timestamp: state.timestamp.as_ref().map(|timestamp| envelope_json(timestamp.envelope())),
-        releases: state
-            .releases
-            .values()
-            .map(|accepted| ReleaseRecord {
-                envelope: envelope_json(accepted.release().envelope()),
-                blobs: hex_list(accepted.blobs()),
-            })
-            .collect(),
+        releases: state.releases.values().map(|accepted| release_record(accepted)).collect(),
+        sandbox: state.sandbox.as_deref().map(release_record),
     };
     let body = serde_json::to_vec_pretty(&record).expect("strings, numbers and lists always serialise");
     let mut bytes = format!("{MAGIC} {FORMAT} {}\n", Digest::of(&body)).into_bytes();
@@ -149,10 +145,10 @@ fn restore(record: Record) -> Result<State, RecordError> {
     let Some(trust) = roots.last().cloned() else { return Err(RecordError::Damaged("no trust root")) };
     let mut releases = BTreeMap::new();
     for entry in &record.releases {
-        let release = kept(&roots, &envelope(&entry.envelope)?)?;
-        let accepted = Accepted::restored(release, digests(&entry.blobs)?);
-        releases.insert(accepted.release().digest(), Arc::new(accepted));
+        let accepted = restore_release(&roots, entry)?;
+        releases.insert(accepted.release().digest(), accepted);
     }
+    let sandbox = record.sandbox.as_ref().map(|record| restore_release(&roots, record)).transpose()?;
     let timestamp = match &record.timestamp {
         Some(value) => Some(chain::verify_kept(&roots, |root| root.verify_timestamp(&envelope(value)?, None))?),
         None => None,
@@ -180,11 +176,21 @@ fn restore(record: Record) -> Result<State, RecordError> {
     state.cordoned = record.cordoned;
     state.generation = record.generation;
     state.releases = releases;
+    state.sandbox = sandbox;
     let named = state.stable.iter().chain(state.candidate.as_ref().map(|candidate| &candidate.digest));
     if named.into_iter().any(|digest| !state.releases.contains_key(digest)) {
         return Err(RecordError::Damaged("it names a release that it does not hold"));
     }
     Ok(state)
+}
+
+fn release_record(accepted: &Accepted) -> ReleaseRecord {
+    ReleaseRecord { envelope: envelope_json(accepted.release().envelope()), blobs: hex_list(accepted.blobs()) }
+}
+
+fn restore_release(roots: &[TrustRoot], record: &ReleaseRecord) -> Result<Arc<Accepted>, RecordError> {
+    let release = kept(roots, &envelope(&record.envelope)?)?;
+    Ok(Arc::new(Accepted::restored(release, digests(&record.blobs)?)))
 }
 
 fn restore_candidate(roots: &[TrustRoot], record: CandidateRecord) -> Result<Candidate, RecordError> {

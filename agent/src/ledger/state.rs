@@ -83,6 +83,8 @@ pub(crate) struct State {
     pub(crate) floors: BTreeMap<Partition, Floor>,
     pub(crate) timestamp: Option<VerifiedTimestamp>,
     pub(crate) releases: BTreeMap<Digest, Arc<Accepted>>,
+    /// The newest revision of the sandbox partition. It has no rollout and nobody goes back to an earlier one.
+    pub(crate) sandbox: Option<Arc<Accepted>>,
     pub(crate) known: Vec<Known>,
     pub(crate) stable: Option<Digest>,
     pub(crate) candidate: Option<Candidate>,
@@ -117,6 +119,7 @@ impl State {
             floors: BTreeMap::new(),
             timestamp: None,
             releases: BTreeMap::new(),
+            sandbox: None,
             known: Vec::new(),
             stable: None,
             candidate: None,
@@ -171,7 +174,7 @@ impl State {
 
     /// Every blob that is needed.
     pub(crate) fn referenced(&self) -> BTreeSet<Digest> {
-        self.releases.values().flat_map(|accepted| accepted.blobs.iter().copied()).collect()
+        self.releases.values().chain(&self.sandbox).flat_map(|accepted| accepted.blobs.iter().copied()).collect()
     }
 
     /// Takes digests back: they are not activated any more.
@@ -250,6 +253,15 @@ impl State {
         all.sort_by_key(|grant| grant.grant().sequence);
         self.candidate = Some(Candidate { digest, grants: all, paused });
         self.drop_unneeded();
+        Ok(())
+    }
+
+    /// Makes `complete` the sandbox revision. Its line of revisions has a floor of its own.
+    pub(super) fn take_sandbox(&mut self, complete: &Complete) -> Result<(), VerifyError> {
+        let release = complete.release();
+        let floor = Floor::admit(self.floors.get(&Partition::Sandbox), release)?;
+        self.floors.insert(Partition::Sandbox, floor);
+        self.sandbox = Some(Arc::new(Accepted { release: release.clone(), blobs: complete.blobs().to_vec() }));
         Ok(())
     }
 

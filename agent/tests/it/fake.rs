@@ -69,6 +69,16 @@ impl Fleet {
 
     pub(crate) fn release(&self, revision: u64, text: &str, change: impl FnOnce(&mut Release)) -> Signed {
         let resource = Resource { kind: "config".into(), name: "fleet.yaml".into(), content: text.as_bytes().to_vec() };
+        self.release_of(revision, resource, change)
+    }
+
+    /// A revision of the sandbox partition.
+    pub(crate) fn sandbox(&self, revision: u64, routes: &str) -> Signed {
+        let content = routes.as_bytes().to_vec();
+        self.release_of(revision, Resource { kind: "sandbox".into(), name: "routes.json".into(), content }, as_sandbox)
+    }
+
+    pub(crate) fn release_of(&self, revision: u64, resource: Resource, change: impl FnOnce(&mut Release)) -> Signed {
         let packed = pack(vec![resource]).unwrap();
         let mut release = Release {
             fleet: FleetId(self.name.clone()),
@@ -148,6 +158,11 @@ impl Fleet {
             ..v1::DesiredState::default()
         }
     }
+}
+
+/// Makes a release one of the sandbox partition.
+pub(crate) fn as_sandbox(release: &mut Release) {
+    (release.partition, release.change_class) = (Partition::Sandbox, ChangeClass::Sandbox);
 }
 
 #[derive(Default)]
@@ -348,6 +363,8 @@ pub(crate) fn settings(directory: &Path, fleet: &Fleet, authority: SocketAddr) -
 pub(crate) struct Proxy {
     pub(crate) client: ProxyControlServiceClient<Channel>,
     pub(crate) desired: watch::Receiver<Option<v1::ProxyDesired>>,
+    /// The newest sandbox revision that it was offered.
+    pub(crate) sandbox: watch::Receiver<Option<v1::Envelope>>,
     pub(crate) status: v1::ProxyStatus,
     stream: tokio::task::JoinHandle<()>,
 }
@@ -370,10 +387,13 @@ impl Proxy {
         };
         let mut stream = client.attach(request).await?.into_inner();
         let (sender, desired) = watch::channel(None);
+        let (offers, sandbox) = watch::channel(None);
         let stream = tokio::spawn(async move {
             while let Ok(Some(response)) = stream.message().await {
-                if let Some(v1::attach_response::Event::Desired(desired)) = response.event {
-                    sender.send_replace(Some(desired));
+                match response.event {
+                    Some(v1::attach_response::Event::Desired(desired)) => drop(sender.send_replace(Some(desired))),
+                    Some(v1::attach_response::Event::Sandbox(offer)) => drop(offers.send_replace(offer.release)),
+                    Some(v1::attach_response::Event::Beacon(_)) | None => {}
                 }
             }
         });
@@ -383,7 +403,7 @@ impl Proxy {
             ready: true,
             ..v1::ProxyStatus::default()
         };
-        let mut proxy = Self { client, desired, status, stream };
+        let mut proxy = Self { client, desired, sandbox, status, stream };
         proxy.observe().await?;
         Ok(proxy)
     }

@@ -10,3 +10,4 @@ mod flow;
 mod http;
 mod restart;
 mod rotation;
+mod sandbox;

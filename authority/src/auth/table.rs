@@ -40,6 +40,10 @@ fn role(service: &str, method: &str) -> Role {
         | ("sealane.v1.RolloutService", "Pause" | "Resume" | "Promote" | "Abort" | "Retry")
         | ("sealane.v1.FleetService", "Cordon") => Role::Operator,
         ("sealane.v1.ConfigService", "Publish") => Role::Publisher,
+        (
+            "sealane.v1.SandboxService",
+            "AddSandboxRoute" | "ListSandboxRoutes" | "DeleteSandboxRoute" | "DeleteSandbox",
+        ) => Role::Sandbox,
         _ => Role::Admin,
     }
 }

@@ -11,6 +11,7 @@ use http::{HeaderMap, StatusCode, header};
 use super::{failed, problem};
 use crate::app::App;
 use crate::auth::{Credentials, Role, bearer};
+use crate::sandbox::Actor;
 
 /// Asks for a viewer's token.
 pub(super) async fn viewer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
@@ -20,6 +21,21 @@ pub(super) async fn viewer(State(app): State<Arc<App>>, request: Request, next: 
             return failed(status);
         }
     }
+    next.run(request).await
+}
+
+/// Asks for a token that may change sandbox routes, and tells the handlers whose it is.
+pub(super) async fn sandbox_editor(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
+    let actor = if app.auth.is_dev() {
+        "dev (admin)".to_owned()
+    } else {
+        let credentials = Credentials { bearer: bearer(request.headers()), certificate: None };
+        match app.auth.of_token(&credentials, app.clock.now_ms(), Role::Sandbox) {
+            Ok(caller) => caller.name,
+            Err(status) => return failed(status),
+        }
+    };
+    request.extensions_mut().insert(Actor(actor));
     next.run(request).await
 }
 

@@ -18,6 +18,8 @@ pub(crate) struct Desired {
     pub(crate) candidate: Option<Candidate>,
     pub(crate) withdrawn: Vec<Digest>,
     pub(crate) cordoned: Vec<String>,
+    /// Newest revision of the sandbox partition. The rollouts know nothing of it: the board keeps it for them.
+    pub(crate) sandbox: Option<SandboxHead>,
     /// Newest published revision.
     pub(crate) head: Option<(Revision, Digest)>,
     /// Epoch of the fleet.
@@ -36,6 +38,14 @@ pub(crate) struct Candidate {
     /// Oldest first.
     pub(crate) grants: Vec<Envelope>,
     pub(crate) paused: bool,
+}
+
+/// The newest revision of the sandbox partition.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SandboxHead {
+    pub(crate) revision: Revision,
+    pub(crate) digest: Digest,
+    pub(crate) release: Envelope,
 }
 
 /// The latest state of every rollout at hand.
@@ -72,14 +82,20 @@ impl Board {
     }
 
     /// Tells the agents, if it is new.
-    pub(super) fn desire(&self, desired: Desired) {
+    pub(super) fn desire(&self, mut desired: Desired) {
         self.desired.send_if_modified(|slot| {
+            desired.sandbox.clone_from(&slot.sandbox);
             let is_new = **slot != desired;
             if is_new {
                 *slot = Arc::new(desired);
             }
             is_new
         });
+    }
+
+    /// Tells the agents of a revision of the sandbox partition.
+    pub(crate) fn desire_sandbox(&self, head: SandboxHead) {
+        self.desired.send_modify(|slot| *slot = Arc::new(Desired { sandbox: Some(head), ..Desired::clone(slot) }));
     }
 
     /// What is shown now.

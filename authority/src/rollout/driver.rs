@@ -342,6 +342,7 @@ impl Driver {
             candidate,
             withdrawn,
             cordoned,
+            sandbox: None,
             head,
             epoch: self.epoch().await?,
             sequence_min,

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use http::{HeaderValue, StatusCode, header};
@@ -14,7 +15,7 @@ use sealane_model::sandbox::{SandboxRoute, parse_ttl};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Changed, Desk, NewRoute, SandboxError};
+use super::{Actor, Changed, Desk, NewRoute, SandboxError};
 
 /// Largest request body in bytes: room for the longest pattern and URL, escaped.
 const BODY_BYTES_MAX: usize = 64 << 10;
@@ -35,6 +36,17 @@ pub fn router<D: Desk>(desk: Arc<D>) -> Router {
         .with_state(desk)
 }
 
+/// Who asks, as the layer in front has found out.
+struct By(Actor);
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(parts.extensions.get::<Actor>().cloned().unwrap_or_else(|| Actor("anybody on this machine".into()))))
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Body {
@@ -45,7 +57,7 @@ struct Body {
     ttl: Option<String>,
 }
 
-async fn add<D: Desk>(State(desk): State<Arc<D>>, body: Result<Bytes, BytesRejection>) -> Response {
+async fn add<D: Desk>(State(desk): State<Arc<D>>, By(by): By, body: Result<Bytes, BytesRejection>) -> Response {
     let body = match body {
         Ok(body) => body,
         Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -69,7 +81,7 @@ async fn add<D: Desk>(State(desk): State<Arc<D>>, body: Result<Bytes, BytesRejec
         priority: body.priority,
         ttl,
     };
-    answer(desk.add(new).await, StatusCode::CREATED, |id| json!({ "id": id }))
+    answer(desk.add(new, by).await, StatusCode::CREATED, |id| json!({ "id": id }))
 }
 
 async fn list<D: Desk>(State(desk): State<Arc<D>>) -> Response {
@@ -95,9 +107,9 @@ fn view(route: &SandboxRoute) -> Value {
     view
 }
 
-async fn remove<D: Desk>(State(desk): State<Arc<D>>, Path(id): Path<String>) -> Response {
+async fn remove<D: Desk>(State(desk): State<Arc<D>>, By(by): By, Path(id): Path<String>) -> Response {
     match id.parse::<u64>() {
-        Ok(id) if id > 0 => answer(desk.delete(id).await, StatusCode::OK, |()| json!({ "status": "deleted" })),
+        Ok(id) if id > 0 => answer(desk.delete(id, by).await, StatusCode::OK, |()| json!({ "status": "deleted" })),
         _ => no_route_id().await,
     }
 }
@@ -106,8 +118,8 @@ async fn no_route_id() -> Response {
     problem(StatusCode::BAD_REQUEST, "bad_request", "invalid route id", None)
 }
 
-async fn remove_sandbox<D: Desk>(State(desk): State<Arc<D>>, Path(id): Path<String>) -> Response {
-    let deleted = desk.delete_sandbox(id.clone()).await;
+async fn remove_sandbox<D: Desk>(State(desk): State<Arc<D>>, By(by): By, Path(id): Path<String>) -> Response {
+    let deleted = desk.delete_sandbox(id.clone(), by).await;
     answer(deleted, StatusCode::OK, |deleted| json!({ "deleted": deleted, "sandbox_id": id }))
 }
 
@@ -115,8 +127,8 @@ async fn no_sandbox_id() -> Response {
     problem(StatusCode::BAD_REQUEST, "bad_request", "sandbox id is required", None)
 }
 
-async fn reload<D: Desk>(State(desk): State<Arc<D>>) -> Response {
-    match desk.reload().await {
+async fn reload<D: Desk>(State(desk): State<Arc<D>>, By(by): By) -> Response {
+    match desk.reload(by).await {
         Err(SandboxError::Store(error)) => {
             tracing::error!(error = &error as &dyn std::error::Error, "sandbox routes not read again");
             problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", "reload failed", Some(error.to_string()))
@@ -152,6 +164,7 @@ fn refused(error: &SandboxError) -> Response {
     let (status, category) = match error {
         SandboxError::Fault(_) => (StatusCode::BAD_REQUEST, "bad_request"),
         SandboxError::Duplicate { .. } | SandboxError::Full | SandboxError::Off => (StatusCode::CONFLICT, "conflict"),
+        SandboxError::NotSigned(_) => (StatusCode::FORBIDDEN, "forbidden"),
         SandboxError::NotFound => (StatusCode::NOT_FOUND, "not_found"),
         SandboxError::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         SandboxError::Unservable(_) | SandboxError::Store(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -98,7 +98,10 @@ impl AgentService for Agents {
     async fn get_chunk(&self, request: Request<v1::GetChunkRequest>) -> Result<Response<v1::GetChunkResponse>, Status> {
         let digest = Digest::from_slice(&request.into_inner().digest)
             .ok_or_else(|| status(Code::InvalidArgument, "BAD_FIELD", "`digest` is not 32 bytes"))?;
-        let content = self.0.store.blob(&digest).await?;
+        let content = match self.0.store.blob(&digest).await? {
+            Some(content) => Some(content),
+            None => self.0.store.sandbox_blob(&digest).await?,
+        };
         let content =
             content.ok_or_else(|| status(Code::NotFound, "NO_SUCH_CHUNK", format!("there is no {digest}")))?;
         Ok(Response::new(v1::GetChunkResponse { content }))

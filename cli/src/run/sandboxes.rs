@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealane_authority::sandbox::{Change, Changed, Desk, NewRoute, SandboxBook, SandboxError, in_order};
+use sealane_authority::sandbox::{Actor, Change, Changed, Desk, NewRoute, SandboxBook, SandboxError, in_order};
 use sealane_model::config::{Config, Pool, Route};
 use sealane_model::sandbox::{self, SandboxRoute, SandboxTimes};
 use tokio::sync::{mpsc, oneshot};
@@ -50,7 +50,7 @@ impl RunDesk {
 }
 
 impl Desk for RunDesk {
-    async fn add(&self, route: NewRoute) -> Result<Changed<u64>, SandboxError> {
+    async fn add(&self, route: NewRoute, _by: Actor) -> Result<Changed<u64>, SandboxError> {
         self.ask(|answer| Command::Add(route, answer)).await
     }
 
@@ -58,15 +58,15 @@ impl Desk for RunDesk {
         self.ask(Command::List).await.map(|changed| changed.value)
     }
 
-    async fn delete(&self, id: u64) -> Result<Changed<()>, SandboxError> {
+    async fn delete(&self, id: u64, _by: Actor) -> Result<Changed<()>, SandboxError> {
         self.ask(|answer| Command::Delete(id, answer)).await
     }
 
-    async fn delete_sandbox(&self, sandbox_id: String) -> Result<Changed<u64>, SandboxError> {
+    async fn delete_sandbox(&self, sandbox_id: String, _by: Actor) -> Result<Changed<u64>, SandboxError> {
         self.ask(|answer| Command::DeleteSandbox(sandbox_id, answer)).await
     }
 
-    async fn reload(&self) -> Result<Changed<()>, SandboxError> {
+    async fn reload(&self, _by: Actor) -> Result<Changed<()>, SandboxError> {
         self.ask(Command::Reload).await
     }
 }

@@ -11,7 +11,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use rustix::process::Signal;
-use sealane_e2e::fleet::free_address;
+use sealane_e2e::fleet::{Fleet, free_address};
+use sealane_e2e::load;
 use sealane_e2e::origin::Origin;
 use sealane_e2e::process::{Process, finish};
 use sealane_e2e::wait;
@@ -247,4 +248,121 @@ async fn routes_of_a_file_come_first_and_stay_through_changes_of_either() {
     wait::until("sandboxes off", SOON, async || (router.get("/api/x").await.0 == 404).then_some(())).await;
     let (status, body) = router.add("s", "^/more", "http://127.0.0.1:1", 0).await;
     assert!(status == 409 && body["error"].as_str().is_some_and(|error| error.contains("enabled: false")), "{body}");
+}
+
+/// The authority's HTTP API, with a token or without.
+async fn authority(fleet: &Fleet, token: &str, method: Method, path: &str, body: &str) -> (u16, Value) {
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let mut request = Request::builder().method(method).uri(format!("http://{}{path}", fleet.http));
+    if !token.is_empty() {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+    let (parts, body) = client.request(request).await.expect("an answer").into_parts();
+    let body = body.collect().await.expect("a body").to_bytes();
+    (parts.status.as_u16(), serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// Waits until every proxy answers `path` with `expected`: the status and, where it is 200, the body.
+async fn everywhere(fleet: &Fleet, path: &str, expected: (u16, &str)) {
+    let client = load::client();
+    for proxy in &fleet.proxies {
+        wait::until(&format!("{path} at {} to be {expected:?}", proxy.id), SOON, async || {
+            let (status, body) = load::get(&client, &format!("http://{}{path}", proxy.address)).await.ok()?;
+            (status == expected.0 && (status != 200 || body == expected.1)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_serves_sandbox_routes_beside_its_config_and_through_its_rollouts() {
+    let [app, next, alice] = [Origin::start("app").await, Origin::start("next").await, Origin::start("alice").await];
+    let mut fleet = Fleet::start(program(), &["eu"], 2).await;
+    let config = |name: &str, origin: &Origin, more: &str| {
+        let text = format!(
+            "listen: 127.0.0.1:8080\nroutes:\n  - {{ id: app, path_prefix: /app, to: \"http://{}\" }}\n{more}",
+            origin.address()
+        );
+        fleet.config_text(name, &text)
+    };
+    let (first, slow) = (
+        config("first.yaml", &app, ""),
+        config(
+            "slow.yaml",
+            &next,
+            "rollout:\n  stages: [{ name: canary, fleet_percent: 50, bake_time: 30m }, { name: all, fleet_percent: 100 }]\n",
+        ),
+    );
+    assert_eq!(fleet.publish(&first).await.code, 0);
+    let target = format!("http://{}", alice.address());
+    let post = json!({ "sandbox_id": "alice", "pattern": "^/", "target_url": target, "priority": 0 }).to_string();
+
+    // Nobody without the role; the role alone is enough, and is enough for nothing else.
+    let (status, _) = authority(&fleet, "", Method::POST, "/routes", &post).await;
+    assert_eq!(status, 401);
+    let token = async |role: &str| {
+        let made = fleet.cli(&["token", "create", "--role", role]).await;
+        assert_eq!(made.code, 0, "{made:?}");
+        made.stdout.trim().to_owned()
+    };
+    let (viewer, sandbox) = (token("viewer").await, token("sandbox").await);
+    assert_eq!(authority(&fleet, &viewer, Method::POST, "/routes", &post).await.0, 403);
+    assert_eq!(authority(&fleet, &sandbox, Method::GET, "/api/v1/fleet", "").await.0, 403);
+    let added = authority(&fleet, &sandbox, Method::POST, "/routes", &post).await;
+    assert_eq!(added, (201, json!({ "id": 1 })));
+    everywhere(&fleet, "/dev", (200, "alice")).await;
+    everywhere(&fleet, "/app", (200, "app")).await;
+    let again = authority(&fleet, &sandbox, Method::POST, "/routes", &post).await;
+    assert_eq!(again.0, 409, "{again:?}");
+
+    // In the middle of a rollout: the canary and the others get it alike, and aborting leaves it.
+    let held = fleet.cli(&["publish", &slow, "-m", "slow"]).await;
+    assert_eq!(held.code, 0, "{held:?}");
+    let client = load::client();
+    wait::until("a canary that serves the candidate", SOON, async || {
+        let mut bodies = Vec::new();
+        for proxy in &fleet.proxies {
+            bodies.push(load::get(&client, &format!("http://{}/app", proxy.address)).await.ok()?.1);
+        }
+        bodies.sort();
+        (bodies == ["app", "next"]).then_some(())
+    })
+    .await;
+    let more = fleet.json(&["sandbox", "add", "bob", "^/bob", &target, "--priority", "-1", "--ttl", "1h"]).await;
+    assert_eq!((&more["route"]["id"], &more["revision"]), (&json!(2), &json!(2)), "{more}");
+    let gone = fleet.cli(&["sandbox", "rm", "1"]).await;
+    assert_eq!(gone.code, 0, "{gone:?}");
+    everywhere(&fleet, "/dev", (404, "")).await;
+    everywhere(&fleet, "/bob", (200, "alice")).await;
+    assert_eq!(fleet.cli(&["rollout", "abort"]).await.code, 0);
+    everywhere(&fleet, "/app", (200, "app")).await;
+    everywhere(&fleet, "/bob", (200, "alice")).await;
+
+    // Proxies restart without authority and agent, and serve both lines from their own disk.
+    fleet.authority.kill().await;
+    fleet.agents[0].process.kill().await;
+    for proxy in &mut fleet.proxies {
+        proxy.process.kill().await;
+        proxy.process.restart();
+    }
+    everywhere(&fleet, "/app", (200, "app")).await;
+    everywhere(&fleet, "/bob", (200, "alice")).await;
+    fleet.authority.restart();
+    fleet.agents[0].process.restart();
+    fleet.wait_for_authority().await;
+
+    let short = fleet.json(&["sandbox", "add", "carol", "^/carol", &target, "--ttl", "3s"]).await;
+    assert_eq!(short["route"]["id"], 3, "{short}");
+    everywhere(&fleet, "/carol", (200, "alice")).await;
+    everywhere(&fleet, "/carol", (404, "")).await;
+    let list = fleet.json(&["sandbox", "list"]).await;
+    assert_eq!(list["routes"].as_array().map(Vec::len), Some(1), "{list}");
+    let all = fleet.json(&["sandbox", "rm", "--sandbox", "bob"]).await;
+    assert_eq!(all["deleted"], 1, "{all}");
+    everywhere(&fleet, "/bob", (404, "")).await;
+    let unknown = fleet.cli(&["sandbox", "rm", "77"]).await;
+    assert_eq!(unknown.code, 4, "{unknown:?}");
+    let bad = fleet.cli(&["sandbox", "add", "dave", "(", &target]).await;
+    assert_eq!(bad.code, 64, "{bad:?}");
 }

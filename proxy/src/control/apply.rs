@@ -13,7 +13,7 @@ use sealane_model::config::Config;
 use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{Problem, Severity};
-use sealane_model::release::VerifiedRelease;
+use sealane_model::release::{Floor, VerifiedRelease};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
 use thiserror::Error;
@@ -27,6 +27,7 @@ use super::command::{self, Command, CommandError, Newest};
 use super::disk::{self, DiskError};
 use super::link;
 use super::refusal::Refusals;
+use super::sandbox::{self, Sandboxes};
 use super::state::{Kept, State};
 use super::store::{OpenError, Store, open_from};
 use super::unix_ms;
@@ -42,9 +43,24 @@ pub(crate) struct Applier {
     pub(crate) status: watch::Sender<v1::ProxyStatus>,
     pub(crate) drain: watch::Sender<bool>,
     /// Compiled and not served.
-    pub(crate) prepared: BTreeMap<Digest, Prepared>,
+    pub(crate) prepared: BTreeMap<Digest, Ready>,
     pub(crate) refused: Option<Digest>,
     pub(crate) newest: Newest,
+    /// The newest sandbox revision that was offered.
+    pub(crate) sandbox_offers: watch::Receiver<Option<Arc<v1::SandboxOffer>>>,
+    /// The newest one could not be fetched or kept: to be tried again.
+    pub(crate) sandbox_again: bool,
+    /// What is joined to every config.
+    pub(crate) sandboxes: Sandboxes,
+    /// The config that is served, without sandbox routes.
+    pub(crate) base: Option<Arc<Config>>,
+}
+
+/// A compiled snapshot and the config it was made of, without sandbox routes.
+#[derive(Debug)]
+pub(crate) struct Ready {
+    prepared: Prepared,
+    base: Arc<Config>,
 }
 
 type Commands = watch::Receiver<Option<Arc<v1::ProxyDesired>>>;
@@ -88,6 +104,8 @@ impl Applier {
     pub(crate) async fn run(mut self, mut commands: Commands, cancel: CancellationToken) {
         let mut backoff = Backoff::new();
         loop {
+            // Sandbox routes wait for no rollout: they come first, also between two parts of a command.
+            self.take_sandbox().await;
             let desired = commands.borrow_and_update().clone();
             let outcome = match desired {
                 Some(desired) => self.carry_out(&desired, &mut commands, &cancel).await,
@@ -103,6 +121,7 @@ impl Applier {
                 Outcome::Refused => Some(REFUSED_AGAIN),
                 Outcome::Failed => Some(backoff.next()),
             };
+            let again = if self.sandbox_again { again.or_else(|| Some(backoff.next())) } else { again };
             let wait = async {
                 match again {
                     Some(after) => tokio::time::sleep(after).await,
@@ -112,6 +131,12 @@ impl Applier {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = commands.changed() => if changed.is_err() { return },
+                changed = self.sandbox_offers.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.sandbox_offers.mark_changed();
+                }
                 () = wait => {}
             }
         }
@@ -204,6 +229,10 @@ impl Applier {
         let fetched = tokio::select! {
             () = cancel.cancelled() => return Ok(false),
             _ = commands.changed() => return Ok(false),
+            _ = self.sandbox_offers.changed() => {
+                self.sandbox_offers.mark_changed();
+                return Ok(false);
+            }
             fetched = complete(release, &blobs, &self.channel) => fetched?,
         };
         let (bundle, all) = fetched;
@@ -212,9 +241,9 @@ impl Applier {
             return Ok(true);
         }
         match self.prepare(&bundle).await {
-            Ok(prepared) => {
+            Ok(ready) => {
                 tracing::info!(revision = %release.release().revision, "prepared");
-                self.prepared.insert(digest, prepared);
+                self.prepared.insert(digest, ready);
                 self.told_prepared(digest, release);
             }
             Err(problems) => {
@@ -238,20 +267,92 @@ impl Applier {
         Ok(change(store, next).await?)
     }
 
-    async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Prepared, Vec<Problem>> {
-        let config = read(bundle).await?;
-        self.proxy.prepare(tag(bundle.release()), config).await
+    async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Ready, Vec<Problem>> {
+        let base = read(bundle).await?;
+        let joined = Arc::new(self.sandboxes.join(&base));
+        let prepared = self.proxy.prepare(tag(bundle.release()), joined).await?;
+        Ok(Ready { prepared, base })
+    }
+
+    /// Takes in the newest sandbox revision that was offered. What fails leaves the routes as they were: the agent
+    /// offers it again with the next stream, or a newer one.
+    async fn take_sandbox(&mut self) {
+        if !self.sandbox_again && !self.sandbox_offers.has_changed().unwrap_or(false) {
+            return;
+        }
+        self.sandbox_again = false;
+        let Some(offer) = self.sandbox_offers.borrow_and_update().clone() else { return };
+        match self.sandbox(&offer).await {
+            Ok(()) => {}
+            Err(ApplyError::Content(error)) => self.refusals.count("sandbox revision", error.code(), &error),
+            Err(error) => {
+                tracing::error!(error = disk::chain(&error), "sandbox routes stay as they are for now");
+                self.sandbox_again = true;
+            }
+        }
+        self.status.send_modify(|status| status.sandbox_revision = self.sandboxes.revision);
+    }
+
+    async fn sandbox(&mut self, offer: &v1::SandboxOffer) -> Result<(), ApplyError> {
+        let verified = sandbox::verify(self.store.lock().await.state(), offer)?;
+        let Some(verified) = verified else { return Ok(()) };
+        let blobs = self.store.lock().await.blobs().clone();
+        let (bundle, all) = complete(&verified.release, &blobs, &self.channel).await?;
+        let next = self.sandboxes.open(&bundle)?;
+        let store = Arc::clone(&self.store).lock_owned().await;
+        let mut state = store.state().clone();
+        for root in &verified.roots {
+            if root.document().version > state.trust().document().version {
+                state.roots.push(root.clone());
+            }
+        }
+        state.sandbox_floor = Some(Floor::admit(state.sandbox_floor.as_ref(), &verified.release)?);
+        state.sandbox = Some(Kept { release: verified.release, blobs: all });
+        change(store, state).await?;
+        self.sandboxes = next;
+        self.join_again().await;
+        tracing::info!(revision = self.sandboxes.revision, "sandbox routes changed");
+        Ok(())
+    }
+
+    /// Joins the sandbox routes to what is served, then to what is prepared.
+    async fn join_again(&mut self) {
+        if let (Some(base), Some(tag)) = (self.base.clone(), self.proxy.active()) {
+            let joined = Arc::new(self.sandboxes.join(&base));
+            match self.proxy.prepare(tag, joined).await {
+                Ok(prepared) => {
+                    if let Err(error) = self.proxy.activate(prepared).await {
+                        tracing::error!(error = disk::chain(&error), "sandbox routes not served");
+                    }
+                }
+                Err(problems) => {
+                    let first = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
+                    tracing::error!(first, "sandbox routes not served");
+                }
+            }
+        }
+        for (digest, ready) in std::mem::take(&mut self.prepared) {
+            let joined = Arc::new(self.sandboxes.join(&ready.base));
+            let again = self.proxy.prepare(ready.prepared.tag().clone(), joined).await;
+            // What cannot be compiled again is compiled anew with the next command.
+            if let Ok(prepared) = again {
+                self.prepared.insert(digest, Ready { prepared, base: ready.base });
+            }
+        }
     }
 
     async fn activate(&mut self, digest: Digest) -> Result<(), ApplyError> {
-        let Some(prepared) = self.prepared.remove(&digest) else { return Ok(()) };
+        let Some(Ready { prepared, base }) = self.prepared.remove(&digest) else { return Ok(()) };
         let revision = prepared.tag().label.clone();
         let activated = self.proxy.activate(prepared).await;
         let store = self.store.lock().await;
         let release = store.state().kept.get(&digest).map(|kept| kept.release.clone());
         drop(store);
         match (activated, release) {
-            (Ok(()), _) => tracing::info!(%revision, "activated"),
+            (Ok(()), _) => {
+                self.base = Some(base);
+                tracing::info!(%revision, "activated");
+            }
             (Err(error), Some(release)) => {
                 let problem = problem("not_activated", disk::chain(&error));
                 self.refuse(digest, &release, vec![problem]);

@@ -33,6 +33,8 @@ pub(crate) struct Stream {
     pub(crate) status: watch::Receiver<v1::ProxyStatus>,
     /// The newest command, whole.
     pub(crate) desired: watch::Sender<Option<Arc<v1::ProxyDesired>>>,
+    /// The newest sandbox revision that was offered.
+    pub(crate) sandbox: watch::Sender<Option<Arc<v1::SandboxOffer>>>,
     pub(crate) attached: watch::Sender<bool>,
 }
 
@@ -78,8 +80,14 @@ impl Stream {
                 Err(_) => return "its beacons stopped".to_owned(),
             };
             backoff.reset();
-            if let Some(v1::attach_response::Event::Desired(desired)) = event {
-                self.desired.send_replace(Some(Arc::new(desired)));
+            match event {
+                Some(v1::attach_response::Event::Desired(desired)) => {
+                    self.desired.send_replace(Some(Arc::new(desired)));
+                }
+                Some(v1::attach_response::Event::Sandbox(offer)) => {
+                    self.sandbox.send_replace(Some(Arc::new(offer)));
+                }
+                Some(v1::attach_response::Event::Beacon(_)) | None => {}
             }
         }
     }

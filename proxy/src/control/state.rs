@@ -30,6 +30,9 @@ pub(crate) struct State {
     /// Oldest first, never empty; the last one rules.
     pub(crate) roots: Vec<TrustRoot>,
     pub(crate) floor: Option<Floor>,
+    /// The newest revision of the sandbox partition, and that partition's floor.
+    pub(crate) sandbox: Option<Kept>,
+    pub(crate) sandbox_floor: Option<Floor>,
     /// The newest command that was carried out, and the digest of its bytes.
     pub(crate) generation: u64,
     pub(crate) command: Option<Digest>,
@@ -58,6 +61,8 @@ impl State {
             id,
             roots: vec![pinned],
             floor: None,
+            sandbox: None,
+            sandbox_floor: None,
             generation: 0,
             command: None,
             kept: BTreeMap::new(),
@@ -108,7 +113,7 @@ impl State {
 
     /// Every blob that is needed.
     pub(crate) fn referenced(&self) -> BTreeSet<Digest> {
-        self.kept.values().flat_map(|kept| kept.blobs.iter().copied()).collect()
+        self.kept.values().chain(&self.sandbox).flat_map(|kept| kept.blobs.iter().copied()).collect()
     }
 
     /// Its bytes.
@@ -117,21 +122,12 @@ impl State {
             id: self.id.clone(),
             generation: self.generation,
             command: self.command.map(|digest| digest.to_string()),
-            floor: self.floor.map(|floor| FloorRecord {
-                epoch: floor.epoch.0,
-                revision: floor.revision.0,
-                digest: floor.digest.to_string(),
-            }),
+            floor: self.floor.as_ref().map(floor_record),
+            sandbox: self.sandbox.as_ref().map(kept_record),
+            sandbox_floor: self.sandbox_floor.as_ref().map(floor_record),
             ring: self.ring.iter().map(Digest::to_string).collect(),
             roots: self.roots.iter().map(|root| json(root.envelope())).collect(),
-            kept: self
-                .kept
-                .values()
-                .map(|kept| KeptRecord {
-                    envelope: json(kept.release.envelope()),
-                    blobs: kept.blobs.iter().map(Digest::to_string).collect(),
-                })
-                .collect(),
+            kept: self.kept.values().map(kept_record).collect(),
         };
         let body = serde_json::to_vec_pretty(&record).expect("strings, numbers and lists always serialise");
         let mut bytes = format!("{MAGIC} {FORMAT} {}\n", Digest::of(&body)).into_bytes();
@@ -169,6 +165,10 @@ struct Record {
     ring: Vec<String>,
     roots: Vec<Value>,
     kept: Vec<KeptRecord>,
+    #[serde(default)]
+    sandbox: Option<KeptRecord>,
+    #[serde(default)]
+    sandbox_floor: Option<FloorRecord>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -198,24 +198,36 @@ fn restore(record: Record) -> Result<State, StateError> {
     let Some(trust) = roots.last().cloned() else { return Err(StateError::Damaged("no trust root")) };
     let mut state = State::new(record.id, trust);
     for entry in &record.kept {
-        let envelope = envelope(&entry.envelope)?;
-        let release = chain::verify_kept(&roots, |root| root.verify_release(&envelope))?;
-        let blobs = entry.blobs.iter().map(|hex| digest(hex)).collect::<Result<_, _>>()?;
-        state.kept.insert(release.digest(), Kept { release, blobs });
+        let kept = restore_kept(&roots, entry)?;
+        state.kept.insert(kept.release.digest(), kept);
     }
+    state.sandbox = record.sandbox.as_ref().map(|entry| restore_kept(&roots, entry)).transpose()?;
+    state.sandbox_floor = record.sandbox_floor.as_ref().map(restore_floor).transpose()?;
     state.roots = roots;
     state.generation = record.generation;
     state.command = record.command.as_deref().map(digest).transpose()?;
     state.ring = record.ring.iter().map(|hex| digest(hex)).collect::<Result<_, _>>()?;
-    state.floor = match record.floor {
-        Some(floor) => Some(Floor {
-            epoch: Epoch(floor.epoch),
-            revision: Revision(floor.revision),
-            digest: digest(&floor.digest)?,
-        }),
-        None => None,
-    };
+    state.floor = record.floor.as_ref().map(restore_floor).transpose()?;
     Ok(state)
+}
+
+fn floor_record(floor: &Floor) -> FloorRecord {
+    FloorRecord { epoch: floor.epoch.0, revision: floor.revision.0, digest: floor.digest.to_string() }
+}
+
+fn restore_floor(record: &FloorRecord) -> Result<Floor, StateError> {
+    Ok(Floor { epoch: Epoch(record.epoch), revision: Revision(record.revision), digest: digest(&record.digest)? })
+}
+
+fn kept_record(kept: &Kept) -> KeptRecord {
+    KeptRecord { envelope: json(kept.release.envelope()), blobs: kept.blobs.iter().map(Digest::to_string).collect() }
+}
+
+fn restore_kept(roots: &[TrustRoot], record: &KeptRecord) -> Result<Kept, StateError> {
+    let envelope = envelope(&record.envelope)?;
+    let release = chain::verify_kept(roots, |root| root.verify_release(&envelope))?;
+    let blobs = record.blobs.iter().map(|hex| digest(hex)).collect::<Result<_, _>>()?;
+    Ok(Kept { release, blobs })
 }
 
 fn json(envelope: &Envelope) -> Value {

@@ -1,0 +1,84 @@
+//! The sandbox partition at the proxy: a line of revisions of its own, joined to whatever config is served.
+//!
+//! An offer is verified under this proxy's own trust root and floor, its content fetched and checked, kept on disk, and
+//! then joined to the snapshot in force and to those that are prepared. Going back to another config never changes it.
+
+use std::collections::BTreeMap;
+
+use sealane_model::bundle::VerifiedBundle;
+use sealane_model::config::{Config, Pool, Route};
+use sealane_model::envelope::Envelope;
+use sealane_model::release::{ChangeClass, Floor, Partition, VerifiedRelease};
+use sealane_model::sandbox::{self, SandboxRoute, SandboxTimes, decode};
+use sealane_model::trust::{TrustRoot, chain};
+use sealane_model::verify::VerifyError;
+use sealane_proto::v1;
+
+use super::state::State;
+use super::unix_ms;
+
+/// An offer of which everything verified.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) roots: Vec<TrustRoot>,
+    pub(crate) release: VerifiedRelease,
+}
+
+/// Verifies an offer. `None`: it is what is held.
+pub(crate) fn verify(state: &State, offer: &v1::SandboxOffer) -> Result<Option<Offer>, VerifyError> {
+    let Some(envelope) = &offer.release else {
+        return Err(VerifyError::Malformed { what: "sandbox offer: it has no release" });
+    };
+    let envelope = Envelope::from(envelope);
+    if state.sandbox.as_ref().is_some_and(|held| held.release.envelope().payload == envelope.payload) {
+        return Ok(None);
+    }
+    let roots = chain::follow(&state.roots, offer.roots.iter().map(Envelope::from))?;
+    let trust = roots.last().unwrap_or_else(|| state.trust());
+    let release = trust.verify_release(&envelope)?;
+    let statement = release.release();
+    if statement.partition != Partition::Sandbox || statement.change_class != ChangeClass::Sandbox {
+        return Err(VerifyError::Malformed { what: "release: it is not of the sandbox partition" });
+    }
+    Floor::admit(state.sandbox_floor.as_ref(), &release)?;
+    Ok(Some(Offer { roots, release }))
+}
+
+/// The routes that are joined to every config.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sandboxes {
+    /// The revision they are of; 0: none.
+    pub(crate) revision: u64,
+    /// By id; each checked once, when it comes in.
+    routes: BTreeMap<u64, (SandboxRoute, Route, Pool)>,
+}
+
+impl Sandboxes {
+    /// Those of a sandbox revision; what is known already is not checked again.
+    pub(crate) fn open(&self, bundle: &VerifiedBundle) -> Result<Self, VerifyError> {
+        let list = decode(bundle.sandbox()?)
+            .map_err(|_| VerifyError::Malformed { what: "sandbox routes: not a list of them" })?;
+        let mut routes = BTreeMap::new();
+        for route in list {
+            let made = match self.routes.get(&route.id).filter(|(known, ..)| *known == route) {
+                Some(known) => known.clone(),
+                None => {
+                    let bad = |_| VerifyError::Malformed { what: "sandbox routes: one that cannot be served" };
+                    let (made, pool) = route.compile(SandboxTimes::default()).map_err(bad)?;
+                    (route, made, pool)
+                }
+            };
+            routes.insert(made.0.id, made);
+        }
+        Ok(Self { revision: bundle.release().release().revision.0, routes })
+    }
+
+    /// `config` with these routes, but for those whose time was over before this proxy heard of it.
+    pub(crate) fn join(&self, config: &Config) -> Config {
+        let mut joined = config.clone();
+        let now_ms = u64::try_from(unix_ms()).unwrap_or(0);
+        let live = self.routes.values().filter(|(route, ..)| !route.is_expired(now_ms));
+        sandbox::join(&mut joined, live.map(|(_, route, pool)| (route.clone(), pool.clone())));
+        joined
+    }
+}
