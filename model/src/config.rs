@@ -11,8 +11,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::middleware::{
-    Cache, CacheRule, CacheStore, Chain, ChainId, HeaderEdits, JwksSource, Jwt, Plugin, PluginId, PluginKind,
-    PreCompress, Stage,
+    AcceptId, Cache, CacheRule, CacheStore, Chain, ChainId, Compression, Cors, CorsOrigin, HeaderEdits,
+    HeaderTransform, JwksSource, Jwt, JwtAlgorithm, Plugin, PluginId, PluginKind, PreCompress, Redirect, RedirectPiece,
+    RequestId, Stage,
 };
 pub use self::net::{CidrBlock, Endpoint, Host, HostMatch, ListenAddress, Scheme, TargetPath};
 pub use self::pool::{

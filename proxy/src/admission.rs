@@ -4,7 +4,7 @@
 //! Each looks at the request head ([`Seen`]), leaves what it wants changed in the request's [`Edits`], and says how to go
 //! on ([`Step`]). A route with nothing configured carries none and pays one look at an `Option`.
 //!
-//! To hang a feature in: add a variant to [`Stage`], let [`compile`] put it where it belongs, and give it an `admit` that
+//! To hang a feature in: add a variant to [`Stage`], let [`Chains::admission`] put it where it belongs, and give it an `admit` that
 //! returns a [`Step`]. A stage never blocks. What takes time goes into the boxed future of [`Step::Wait`], which owns all
 //! that it needs; the connection's task waits for it, and the stages go on from there with the head parsed again.
 //! A wait ends at the policy's timeout, at [`WAIT_MAX`], or when the client is gone; stages bound it further themselves.
@@ -19,16 +19,27 @@
 use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use sealane_model::config::{self, Config};
+use sealane_model::config::{self, Config, PolicyId, RateLimitKey};
+use sealane_model::problem::Problem;
 
 use crate::answer::Local;
 use crate::connection::PeerTls;
 use crate::http1::field::Fields;
+use crate::jwks::Place;
 use crate::live::Live;
+use crate::middleware::cors::Cors;
 use crate::middleware::header_transform::HeaderTransform;
+use crate::middleware::jwt::Auth;
+use crate::middleware::rate_limit::RateLimit;
+use crate::middleware::redirect::Redirect;
+use crate::middleware::request_id::RequestId;
 use crate::record::Record;
 use crate::request::Request;
+use crate::settings::Settings;
+use crate::snapshot::problems::error;
+use crate::snapshot::secrets;
 use crate::worker::Worker;
 
 pub(crate) mod edits;
@@ -44,11 +55,23 @@ pub(crate) struct Admission {
     stages: Vec<Stage>,
 }
 
-/// One of them, compiled.
-#[derive(Debug)]
+/// One of them, compiled. Those of a chain are shared by the routes that use it.
+#[derive(Clone, Debug)]
 pub(crate) enum Stage {
+    /// Where the request id comes from and goes.
+    RequestId(Arc<RequestId>),
+    /// Who may pass, by their tokens.
+    Auth(Arc<Auth>),
+    /// How often one may pass.
+    RateLimit(Arc<RateLimit>),
     /// Edits of fields that are the same for every request.
-    HeaderTransform(HeaderTransform),
+    HeaderTransform(Arc<HeaderTransform>),
+    /// Which sites may read answers.
+    Cors(Arc<Cors>),
+    /// Somewhere else.
+    Redirect(Arc<Redirect>),
+    /// The share of requests, 0 to 100, that get a line in the access log.
+    AccessLog(f64),
 }
 
 /// How a stage wants to go on.
@@ -71,24 +94,96 @@ pub(crate) enum Admitted {
     Waits(usize, Wait),
 }
 
-/// Compiles what `route` asks for; `None`: nothing.
-pub(crate) fn compile(config: &Config, route: &config::Route, _live: &Live) -> Option<Box<Admission>> {
-    let chain = route.middleware.map(|chain| config.middleware[chain].stages.as_slice()).unwrap_or_default();
-    let mut stages = Vec::new();
-    for stage in chain {
-        match stage {
-            config::Stage::HeaderTransform(edits) => {
-                stages.push(Stage::HeaderTransform(HeaderTransform::compile(edits)));
+/// The chains of a config, compiled as far as routes do not matter.
+#[derive(Debug)]
+pub(crate) struct Chains(Vec<Vec<Link>>);
+
+/// A stage, or what a route makes one of.
+#[derive(Debug)]
+enum Link {
+    Ready(Stage),
+    /// Each route has buckets of its own.
+    RateLimit(config::RateLimit, Option<PolicyId>),
+}
+
+impl Chains {
+    /// Compiles the chains. Reads files.
+    ///
+    /// # Errors
+    /// Every problem that this machine has with them.
+    pub(crate) fn compile(config: &Config, settings: &Settings, live: &Live) -> Result<Self, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let mut chains = Vec::with_capacity(config.middleware.len());
+        for chain in &config.middleware {
+            let mut links = Vec::with_capacity(chain.stages.len());
+            for (number, stage) in chain.stages.iter().enumerate() {
+                match link(stage, settings, live) {
+                    Ok(link) => links.extend(link),
+                    Err((code, key, message)) => {
+                        let path = format!("middleware[{}].stages[{number}].config.{key}", chain.id.0);
+                        problems.push(error(code, chain.at, path, message));
+                    }
+                }
             }
-            config::Stage::RequestId
-            | config::Stage::Auth(_)
-            | config::Stage::RateLimit(_)
-            | config::Stage::Plugin(_)
-            | config::Stage::Tracing
-            | config::Stage::AccessLog => {}
+            chains.push(links);
         }
+        if problems.is_empty() { Ok(Self(chains)) } else { Err(problems) }
     }
-    (!stages.is_empty()).then(|| Box::new(Admission { stages }))
+
+    /// What `route` does with a request: the limit of its policy, then its chain; `None`: nothing.
+    pub(crate) fn admission(&self, route: &config::Route, live: &Live) -> Option<Box<Admission>> {
+        let links = route.middleware.map(|chain| self.0[chain].as_slice()).unwrap_or_default();
+        let limit = |config: &config::RateLimit, name: &str| {
+            Stage::RateLimit(Arc::new(RateLimit::compile(config, live.limiter(&route.id.0, name))))
+        };
+        let mut stages = Vec::new();
+        for (number, link) in links.iter().enumerate() {
+            stages.push(match link {
+                Link::Ready(stage) => stage.clone(),
+                Link::RateLimit(config, _) => limit(config, &format!("stage {number}")),
+            });
+        }
+        let is_placed =
+            |link: &Link| matches!(link, Link::RateLimit(_, Some(id)) if route.policy.id.as_ref() == Some(id));
+        if let Some(config) = route.policy.rate_limit.as_ref().filter(|_| !links.iter().any(is_placed)) {
+            // A claim is known only behind the last stage that verifies tokens.
+            let by_claim = matches!(config.key, RateLimitKey::Claim(_));
+            let auth = stages.iter().rposition(|stage| matches!(stage, Stage::Auth(_)));
+            let place = auth.filter(|_| by_claim).map_or(0, |place| place + 1);
+            stages.insert(place, limit(config, "policy"));
+        }
+        (!stages.is_empty()).then(|| Box::new(Admission { stages }))
+    }
+}
+
+/// Code, key and message of a problem.
+type Fault = (&'static str, &'static str, String);
+
+/// `None`: nothing to do for requests.
+fn link(stage: &config::Stage, settings: &Settings, live: &Live) -> Result<Option<Link>, Fault> {
+    Ok(Some(Link::Ready(match stage {
+        config::Stage::RequestId(config) => Stage::RequestId(Arc::new(RequestId::compile(config))),
+        config::Stage::Auth(config) => {
+            let place =
+                Place { source: config.jwks.clone(), issuer: config.issuer.clone(), ca_file: config.ca_file.clone() };
+            let source = live.key_sources.take(place, &live.tls);
+            let source = source.map_err(|message| ("keys_unreadable", "jwt", message))?;
+            Stage::Auth(Arc::new(Auth::compile(config, source)))
+        }
+        config::Stage::RateLimit { limit, policy } => return Ok(Some(Link::RateLimit(limit.clone(), policy.clone()))),
+        config::Stage::HeaderTransform(config) => {
+            let reveal = |text: &str| secrets::reveal(text, settings);
+            let compiled = HeaderTransform::compile(config, reveal);
+            Stage::HeaderTransform(Arc::new(compiled.map_err(|message| ("secret_unreadable", "", message))?))
+        }
+        config::Stage::Cors(config) => Stage::Cors(Arc::new(Cors::compile(config))),
+        config::Stage::Redirect(config) => Stage::Redirect(Arc::new(Redirect::compile(config))),
+        config::Stage::AccessLog { sample_percent } if *sample_percent < 100.0 => Stage::AccessLog(*sample_percent),
+        config::Stage::Compression(_)
+        | config::Stage::Plugin(_)
+        | config::Stage::Tracing
+        | config::Stage::AccessLog { .. } => return Ok(None),
+    })))
 }
 
 impl Admission {
@@ -104,8 +199,11 @@ impl Admission {
         let mut edits = record.edits.take().unwrap_or_else(|| worker.take_edits());
         let mut admitted = Admitted::Yes;
         for (number, stage) in self.stages.iter().enumerate().skip(first) {
-            let seen = Seen { worker, record, request, fields };
-            match stage.admit(&seen, &mut edits) {
+            let step = stage.admit(&Seen { worker, record, request, fields }, &mut edits);
+            if let Some(id) = edits.request_id() {
+                record.set_request_id(id);
+            }
+            match step {
                 Step::Continue => {}
                 Step::Answer(local) => {
                     admitted = Admitted::Answered(local);
@@ -123,14 +221,24 @@ impl Admission {
 }
 
 impl Stage {
-    fn admit(&self, _seen: &Seen<'_>, edits: &mut Edits) -> Step {
+    fn admit(&self, seen: &Seen<'_>, edits: &mut Edits) -> Step {
         match self {
-            Self::HeaderTransform(stage) => {
-                stage.apply(edits);
-                Step::Continue
-            }
+            Self::RequestId(stage) => stage.apply(seen, edits),
+            Self::Auth(stage) => return stage.admit(seen, edits),
+            Self::RateLimit(stage) => return stage.admit(seen, edits),
+            Self::HeaderTransform(stage) => stage.apply(edits),
+            Self::Cors(stage) => return stage.admit(seen, edits),
+            Self::Redirect(stage) => return stage.admit(seen),
+            Self::AccessLog(percent) => edits.unlogged |= !is_sampled(*percent, seen.worker.random()),
         }
+        Step::Continue
     }
+}
+
+/// Whether a request with this random number is among `percent` of all.
+fn is_sampled(percent: f64, random: u64) -> bool {
+    // 53 bits are what a fraction holds.
+    ((random >> 11) as f64) < percent / 100.0 * (1u64 << 53) as f64
 }
 
 /// What a stage sees of a request.

@@ -14,6 +14,7 @@ use crate::metrics::{
     CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells, OTHER, PerThread, SIZE_EDGES,
     STATUSES, lock, total,
 };
+use crate::middleware::jwt::token::Reject;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
@@ -153,6 +154,19 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
         let value = sum(&|cells| &cells.refused[category as usize]);
         page.line(format_args!("proxy_refused_total{{category=\"{}\"}} {value}", category.name()));
     }
+    let shared_buckets = sum(&|cells| &cells.limits_shared);
+    let help = "Requests whose key found no bucket of its own under a rate limit.";
+    page.single("proxy_rate_limit_shared_bucket_total", "counter", help, shared_buckets);
+    page.family("proxy_auth_tokens_total", "counter", "Requests by what came of verifying their token.");
+    let accepted = sum(&|cells| &cells.tokens_accepted);
+    page.line(format_args!("proxy_auth_tokens_total{{result=\"accepted\"}} {accepted}"));
+    for reject in Reject::ALL {
+        let value = sum(&|cells| &cells.tokens_refused[reject as usize]);
+        page.line(format_args!("proxy_auth_tokens_total{{result=\"{}\"}} {value}", reject.name()));
+    }
+    let without_keys = sum(&|cells| &cells.tokens_without_keys);
+    page.line(format_args!("proxy_auth_tokens_total{{result=\"no_keys\"}} {without_keys}"));
+    keys(page, shared);
     let dropped = sum(&|cells| &cells.log_lines_dropped);
     page.single("proxy_access_log_lines_dropped_total", "counter", "Lines lost to a slow sink.", dropped);
     let folded = shared.registry.folded.load(Ordering::Relaxed);
@@ -162,6 +176,25 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
         for (name, expiry) in &tls.expiries {
             let name = label(name);
             page.line(format_args!("proxy_certificate_expiry_timestamp_seconds{{name=\"{name}\"}} {expiry}"));
+        }
+    }
+}
+
+/// Sources of keys for tokens.
+fn keys(page: &mut Page, shared: &Shared) {
+    let sources = shared.live.key_sources.held();
+    page.family("proxy_jwks_keys", "gauge", "Keys that verify tokens, by source.");
+    for source in &sources {
+        let keys = source.keys().map_or(0, |keys| keys.len());
+        page.line(format_args!("proxy_jwks_keys{{source=\"{}\"}} {keys}", label(source.name())));
+    }
+    page.family("proxy_jwks_refreshes_total", "counter", "Looks for keys, by source.");
+    for source in &sources {
+        let name = label(source.name());
+        let results = [("success", &source.refreshes), ("failure", &source.failures)];
+        for (result, count) in results {
+            let value = count.load(Ordering::Relaxed);
+            page.line(format_args!("proxy_jwks_refreshes_total{{source=\"{name}\",result=\"{result}\"}} {value}"));
         }
     }
 }

@@ -31,6 +31,7 @@ mod balance;
 mod connection;
 mod exchange;
 mod forwarded;
+mod limiter;
 mod listener;
 mod middleware;
 mod proxy_protocol;
@@ -53,6 +54,7 @@ mod access_log;
 mod admin;
 mod exposition;
 mod health;
+mod jwks;
 mod metrics;
 
 // Attached to a fleet: the only part that talks to an agent.

@@ -1,4 +1,5 @@
-//! State that outlives a snapshot: what endpoints did, rotations, retry budgets, names, TLS sessions.
+//! State that outlives a snapshot: what endpoints did, rotations, retry budgets, rate limits, keys of tokens, names,
+//! TLS sessions.
 //!
 //! Keyed by stable ids (pool id, `host:port`, route id), so that an endpoint that stays keeps its state through a swap.
 //! Entries are held weakly here and strongly by the snapshots that use them: what no snapshot names is gone.
@@ -13,6 +14,8 @@ use std::time::Duration;
 use sealane_model::config::PassiveHealth;
 
 use crate::clock::Moment;
+use crate::jwks::KeySources;
+use crate::limiter::Limiter;
 use crate::metrics::{Count, lock};
 use crate::snapshot::tls::TlsLive;
 use crate::upstream::resolve::Names;
@@ -25,8 +28,11 @@ pub(crate) struct Live {
     endpoints: Shelf<(String, String), EndpointLive>,
     rotations: Shelf<(String, String), Rotation>,
     budgets: Shelf<String, Budget>,
+    limiters: Shelf<(String, String), Limiter>,
+    limiter_serial: AtomicU64,
     endpoint_serial: AtomicU64,
     pub(crate) names: Names,
+    pub(crate) key_sources: KeySources,
     pub(crate) tls: TlsLive,
 }
 
@@ -38,8 +44,11 @@ impl Live {
             endpoints: Shelf::default(),
             rotations: Shelf::default(),
             budgets: Shelf::default(),
+            limiters: Shelf::default(),
+            limiter_serial: AtomicU64::new(0),
             endpoint_serial: AtomicU64::new(0),
             names: Names::default(),
+            key_sources: KeySources::default(),
             tls: TlsLive::default(),
         }
     }
@@ -70,12 +79,20 @@ impl Live {
         self.budgets.take(route, route.to_owned(), || Budget::new(self.threads))
     }
 
+    /// The buckets of one limit of a route.
+    pub(crate) fn limiter(&self, route: &str, limit: &str) -> Arc<Limiter> {
+        let key = (route.to_owned(), limit.to_owned());
+        self.limiters.take(&key.clone(), key, || Limiter::new(self.limiter_serial.fetch_add(1, Ordering::Relaxed)))
+    }
+
     /// Forgets what nobody holds any more.
     pub(crate) fn tidy(&self) {
         self.pools.tidy();
         self.endpoints.tidy();
         self.rotations.tidy();
         self.budgets.tidy();
+        self.limiters.tidy();
+        self.key_sources.tidy();
         self.names.tidy();
     }
 }

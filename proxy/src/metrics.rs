@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sealane_model::latency;
 
 use crate::error::Category;
+use crate::middleware::jwt::token::Reject;
 use crate::proxy::RevisionTag;
 
 /// A number with one writer and any number of readers.
@@ -136,6 +137,11 @@ pub(crate) struct ThreadCells {
     pub(crate) refused: Vec<Count>,
     pub(crate) log_lines_dropped: Count,
     pub(crate) views_refreshed: Count,
+    pub(crate) limits_shared: Count,
+    pub(crate) tokens_accepted: Count,
+    /// By [`Reject`].
+    pub(crate) tokens_refused: [Count; Reject::ALL.len()],
+    pub(crate) tokens_without_keys: Count,
 }
 
 impl Default for ThreadCells {
@@ -153,6 +159,10 @@ impl Default for ThreadCells {
             refused: Category::ALL.iter().map(|_| Count::default()).collect(),
             log_lines_dropped: Count::default(),
             views_refreshed: Count::default(),
+            limits_shared: Count::default(),
+            tokens_accepted: Count::default(),
+            tokens_refused: Default::default(),
+            tokens_without_keys: Count::default(),
         }
     }
 }

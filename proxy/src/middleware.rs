@@ -3,4 +3,9 @@
 //!
 //! A stage does not know which stages are around it, nor which route it serves.
 
+pub(crate) mod cors;
 pub(crate) mod header_transform;
+pub(crate) mod jwt;
+pub(crate) mod rate_limit;
+pub(crate) mod redirect;
+pub(crate) mod request_id;

@@ -291,6 +291,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 const RETIRE_LOOK: Duration = Duration::from_millis(500);
 /// How long preparing waits for names that were never resolved; they go on resolving in the background.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long preparing waits for keys of tokens that were never fetched; fetching goes on in the background.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl Inner {
     async fn prepare(self: Arc<Self>, tag: RevisionTag, config: Arc<Config>) -> Result<Prepared, Vec<Problem>> {
@@ -300,7 +302,9 @@ impl Inner {
         let mut snapshot = compiled.await.unwrap_or_else(|cause| {
             Err(vec![error("internal", Position::default(), "", format!("compiling failed: {cause}"))])
         })?;
-        let _ = time::timeout(RESOLVE_TIMEOUT, self.shared.live.names.resolve_new()).await;
+        let live = &self.shared.live;
+        let _ = time::timeout(RESOLVE_TIMEOUT, live.names.resolve_new()).await;
+        let _ = time::timeout(KEYS_TIMEOUT, live.key_sources.start_new(self.background.handle())).await;
         let threads = self.orders.len();
         let bound = snapshot
             .listeners

@@ -63,7 +63,7 @@ impl Record {
         });
         match sent_id {
             Some(id) => facts.extend_from_slice(id),
-            None => write_random_id(&mut facts, worker),
+            None => facts.extend_from_slice(&random_id(worker)),
         }
         let mut record = Self {
             view,
@@ -95,6 +95,13 @@ impl Record {
         &self.facts[..self.id_end]
     }
 
+    /// Gives the request another id: a well-formed one, of at most 128 bytes.
+    pub(crate) fn set_request_id(&mut self, id: &[u8]) {
+        self.facts.splice(..self.id_end, id.iter().copied());
+        self.piece_end = self.piece_end - self.id_end + id.len();
+        self.id_end = id.len();
+    }
+
     /// What the route's stages want, to add to it.
     pub(crate) fn edit(&mut self, worker: &Worker) -> &mut Edits {
         self.edits.get_or_insert_with(|| worker.take_edits())
@@ -121,7 +128,8 @@ impl Record {
             worker.cells.refused[reason as usize].add(1);
         }
         let plan = &self.view.snapshot.log;
-        if plan.is_on() {
+        let unlogged = self.status < 500 && self.edits.as_ref().is_some_and(|edits| edits.unlogged);
+        if plan.is_on() && !unlogged {
             worker.log_line(plan, |out| match plan.format {
                 LogFormat::Json => self.write_json(out, worker, duration_us),
                 LogFormat::Text => self.write_text(out, worker),
@@ -282,7 +290,7 @@ fn write_quoted(out: &mut Vec<u8>, text: &[u8]) {
 }
 
 /// 32 hexadecimal digits.
-fn write_random_id(out: &mut Vec<u8>, worker: &Worker) {
+pub(crate) fn random_id(worker: &Worker) -> [u8; 32] {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&worker.random().to_ne_bytes());
     bytes[8..].copy_from_slice(&worker.random().to_ne_bytes());
@@ -291,7 +299,7 @@ fn write_random_id(out: &mut Vec<u8>, worker: &Worker) {
         pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
         pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
     }
-    out.extend_from_slice(&digits);
+    digits
 }
 
 /// Milliseconds with three decimals.

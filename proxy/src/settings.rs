@@ -1,6 +1,7 @@
 //! A proxy process's own flags, as a value. Where they come from (command line, environment) is the caller's business.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use sealane_model::config::{AccessSink, ListenAddress, Shutdown};
 
@@ -21,6 +22,10 @@ pub struct Settings {
     pub tls_listen: Option<ListenFlag>,
     /// Replaces the config's `logging.access`.
     pub access_log: Option<AccessSink>,
+    /// Where `${file:…}` may lead; `None`: nowhere.
+    pub secrets_dir: Option<PathBuf>,
+    /// `${env:…}` may name any variable, not only `SEALANE_SECRET_…`.
+    pub allow_env: bool,
     /// Replaces the config's `shutdown`.
     pub shutdown: Option<Shutdown>,
     /// Listening sockets that another process opened.
@@ -36,6 +41,8 @@ impl Default for Settings {
             http_listen: None,
             tls_listen: None,
             access_log: None,
+            secrets_dir: None,
+            allow_env: false,
             shutdown: None,
             inherited: Inherited::default(),
         }

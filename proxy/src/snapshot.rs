@@ -25,6 +25,7 @@ pub(crate) mod pools;
 pub(crate) mod problems;
 pub(crate) mod routes;
 pub(crate) mod schedule;
+pub(crate) mod secrets;
 pub(crate) mod tls;
 
 /// The whole.

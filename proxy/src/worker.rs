@@ -23,8 +23,10 @@ use crate::balance::mix;
 use crate::clock::{Civil, Moment, unix_nanos};
 use crate::exchange::Slot;
 use crate::http1::field::Fields;
+use crate::limiter::Remembered;
 use crate::listener;
 use crate::metrics::ThreadCells;
+use crate::middleware::jwt::Identities;
 use crate::shared::{Shared, Stage};
 use crate::splice::Pipes;
 use crate::timer::{NEVER, TICK, Wheel, ticks};
@@ -46,6 +48,10 @@ pub(crate) struct Worker {
     pub(crate) out: RefCell<Vec<u8>>,
     /// The field table of the head at hand. Borrowed within one poll only.
     pub(crate) fields: RefCell<Fields>,
+    /// Buckets of rate limits that this thread used.
+    pub(crate) limits: Remembered,
+    /// Whose tokens this thread has verified.
+    pub(crate) identities: Identities,
     /// Client connections of this thread.
     pub(crate) open: Cell<usize>,
     draining_since: Cell<u64>,
@@ -95,6 +101,8 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice()),
             out: RefCell::new(Vec::with_capacity(SCRATCH_BYTES + SCRATCH_BYTES / 2)),
             fields: RefCell::default(),
+            limits: Remembered::default(),
+            identities: Identities::default(),
             open: Cell::new(0),
             draining_since: Cell::new(NEVER),
             view: RefCell::default(),

@@ -27,19 +27,61 @@ pub struct Chain {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Stage {
     /// Places the request id.
-    RequestId,
+    RequestId(RequestId),
     /// Verifies a JWT.
-    Auth(Jwt),
-    /// The token bucket of a policy.
-    RateLimit(super::RateLimit),
-    /// Adds and removes request headers.
-    HeaderTransform(HeaderEdits),
+    Auth(Box<Jwt>),
+    /// A token bucket of its own, or that of a policy.
+    RateLimit {
+        /// The bucket.
+        limit: super::RateLimit,
+        /// The policy that it was taken from: a route with that policy counts a request once.
+        policy: Option<super::PolicyId>,
+    },
+    /// Edits headers of the request and of the answer.
+    HeaderTransform(HeaderTransform),
+    /// Cross-origin resource sharing.
+    Cors(Cors),
+    /// Compresses answers.
+    Compression(Compression),
+    /// Answers with a redirect.
+    Redirect(Redirect),
     /// Calls a plugin, an index into [`super::Config::plugins`].
     Plugin(usize),
     /// A span for the request.
     Tracing,
     /// An access-log line for the request.
-    AccessLog,
+    AccessLog {
+        /// The share of requests that get a line, 0 to 100. Answers with 5xx always do. Default 100.
+        sample_percent: f64,
+    },
+}
+
+/// Where the request id comes from and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// The field that carries it, as written. Default `X-Request-Id`.
+    pub header: String,
+    /// Whose ids are taken over.
+    pub accept: AcceptId,
+    /// Answers carry it. Default true.
+    pub response: bool,
+}
+
+impl Default for RequestId {
+    fn default() -> Self {
+        Self { header: "X-Request-Id".to_owned(), accept: AcceptId::Any, response: true }
+    }
+}
+
+/// Whose request ids are taken over, if they are well formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptId {
+    /// Everybody's.
+    Any,
+    /// Those of peers in `trusted_proxies`.
+    Trusted,
+    /// Nobody's.
+    Never,
 }
 
 /// How a JWT is verified.
@@ -47,14 +89,55 @@ pub enum Stage {
 pub struct Jwt {
     /// Expected `iss`.
     pub issuer: String,
-    /// Expected `aud`.
-    pub audience: Option<String>,
+    /// `aud` must hold one of these; empty: it is not looked at.
+    pub audiences: Vec<String>,
     /// Where keys come from.
     pub jwks: JwksSource,
+    /// PEM file of the CAs that the keys' server is verified with; `None`: the system's.
+    pub ca_file: Option<String>,
+    /// What a token may be signed with; empty: whatever its key is for.
+    pub algorithms: Vec<JwtAlgorithm>,
+    /// How far clocks may be apart. Default 60 s.
+    pub leeway: Duration,
+    /// Claims that are passed on: claim, header (as written). What a client sent under these names is removed.
+    pub claims_to_headers: Vec<(String, String)>,
+    /// The token is passed on. Default true.
+    pub forward_token: bool,
+}
+
+/// An algorithm that a token may be signed with (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JwtAlgorithm {
+    /// HMAC with SHA-256. Keys from a file only, like all HMAC.
+    Hs256,
+    /// HMAC with SHA-384.
+    Hs384,
+    /// HMAC with SHA-512.
+    Hs512,
+    /// RSA PKCS#1 v1.5 with SHA-256.
+    Rs256,
+    /// RSA PKCS#1 v1.5 with SHA-384.
+    Rs384,
+    /// RSA PKCS#1 v1.5 with SHA-512.
+    Rs512,
+    /// RSA PSS with SHA-256.
+    Ps256,
+    /// RSA PSS with SHA-384.
+    Ps384,
+    /// RSA PSS with SHA-512.
+    Ps512,
+    /// ECDSA on P-256.
+    Es256,
+    /// ECDSA on P-384.
+    Es384,
+    /// ECDSA on P-521.
+    Es512,
+    /// Ed25519.
+    EdDsa,
 }
 
 /// Where keys come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum JwksSource {
     /// The issuer's discovery document.
     Discovery,
@@ -62,6 +145,15 @@ pub enum JwksSource {
     File(String),
     /// A URL.
     Url(String),
+}
+
+/// Edits of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderTransform {
+    /// Of the request that the endpoint sees.
+    pub request: HeaderEdits,
+    /// Of the answer.
+    pub response: HeaderEdits,
 }
 
 /// Header edits, in order: remove, then set, then add.
@@ -73,6 +165,76 @@ pub struct HeaderEdits {
     pub set: Vec<(String, String)>,
     /// Lower-case names.
     pub remove: Vec<String>,
+}
+
+/// Cross-origin resource sharing, as the Fetch standard has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Who may ask. Never empty.
+    pub origins: Vec<CorsOrigin>,
+    /// Upper case. Default GET, HEAD and POST; empty: any.
+    pub methods: Vec<String>,
+    /// Lower-case names of headers that may be sent; `None`: any.
+    pub headers: Option<Vec<String>>,
+    /// Headers that scripts may read, as written.
+    pub expose: Vec<String>,
+    /// Cookies and credentials go along. Never with [`CorsOrigin::Any`].
+    pub credentials: bool,
+    /// How long a browser may remember. Default 10 min.
+    pub max_age: Duration,
+}
+
+/// Who may ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CorsOrigin {
+    /// `*`
+    Any,
+    /// `https://app.example.com`, lower case.
+    Exact(String),
+    /// `https://*.example.com`, lower case: every origin below, at any depth.
+    Below {
+        /// `https://`
+        scheme: String,
+        /// `.example.com`, with the port where there is one.
+        suffix: String,
+    },
+}
+
+/// Compresses answers on their way to the client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// Types of content, lower case: `text/html`, or `text/*`.
+    pub types: Vec<String>,
+    /// Answers below are left alone. Bytes; default 1024.
+    pub length_min: u64,
+    /// 1 (fast) to 9 (small). Default 5.
+    pub level: u32,
+}
+
+/// A redirect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308 (default).
+    pub status: u16,
+    /// `Location`, in pieces.
+    pub to: Vec<RedirectPiece>,
+}
+
+/// A piece of a redirect's target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectPiece {
+    /// As it is.
+    Text(String),
+    /// `{scheme}`: `http` or `https`.
+    Scheme,
+    /// `{host}`: without port.
+    Host,
+    /// `{authority}`: with port.
+    Authority,
+    /// `{path}`: starts with a slash.
+    Path,
+    /// `{query}`: with its question mark, or nothing.
+    Query,
 }
 
 /// Cache store and rules.

@@ -5,19 +5,22 @@ use std::time::Duration;
 use super::address;
 use super::fields::{Fields, Names};
 use super::findings::Findings;
-use super::header::{header_name, header_values};
 use super::policy::rate_limit;
 use super::read::{self, shown};
 use super::support::Feature;
 use super::tree::{Node, Value};
-use crate::config::{
-    Chain, ChainId, HeaderEdits, JwksSource, Jwt, Plugin, PluginId, PluginKind, Policy, RateLimit, Stage,
-};
+use crate::config::{AcceptId, Chain, ChainId, Plugin, PluginId, PluginKind, Policy, RequestId, Stage};
+
+mod compression;
+mod cors;
+mod edits;
+mod jwt;
+mod redirect;
 
 /// Plugins that are part of the proxy.
 const BUILTIN: &[(&str, &str)] = &[("structured_logger", "structured_logger")];
-/// Headers that carry credentials: their values must come from a secret.
-const CREDENTIAL_HEADERS: &[&str] = &["authorization", "cookie", "proxy-authorization", "x-api-key"];
+/// Stages of one chain.
+const STAGES_MAX: usize = 64;
 
 /// What stages refer to.
 #[derive(Debug)]
@@ -38,7 +41,11 @@ pub(super) fn chain(id: &str, node: &Node<'_>, references: &mut References<'_, '
             read::list(stages, "stages", findings).unwrap_or_default()
         }
     };
+    if items.len() > STAGES_MAX {
+        findings.error(node, "out_of_range", format!("a chain has {STAGES_MAX} stages at most, not {}", items.len()));
+    }
     chain.stages = items.iter().filter_map(|item| stage(item, references, findings)).collect();
+    check_order(items, &chain.stages, findings);
     chain
 }
 
@@ -48,6 +55,9 @@ enum StageType {
     Auth,
     RateLimit,
     HeaderTransform,
+    Cors,
+    Compression,
+    Redirect,
     Plugin,
     Tracing,
     AccessLog,
@@ -58,12 +68,30 @@ const STAGES: &[(&str, StageType)] = &[
     ("auth", StageType::Auth),
     ("rate_limit", StageType::RateLimit),
     ("header_transform", StageType::HeaderTransform),
+    ("cors", StageType::Cors),
+    ("compression", StageType::Compression),
+    ("redirect", StageType::Redirect),
     ("plugin", StageType::Plugin),
     ("tracing", StageType::Tracing),
     ("access_log", StageType::AccessLog),
 ];
 
 fn stage(node: &Node<'_>, references: &mut References<'_, '_>, findings: &mut Findings) -> Option<Stage> {
+    // A stage without options may be written as its name alone.
+    if let Some(name) = node.scalar().filter(|_| !node.is_null()) {
+        if let Some((_, kind @ (StageType::RequestId | StageType::AccessLog))) =
+            STAGES.iter().find(|(known, _)| *known == name)
+        {
+            return Some(if *kind == StageType::RequestId {
+                Stage::RequestId(RequestId::default())
+            } else {
+                Stage::AccessLog { sample_percent: 100.0 }
+            });
+        }
+        let found = findings.error(node, "wrong_type", format!("expected a stage, found `{}`", shown(name)));
+        found.help("write `- type: …`").suggest(format!("type: {name}"));
+        return None;
+    }
     let kind = match node.get("type") {
         Some(kind) => read::one_of(kind, STAGES, findings)?,
         None => {
@@ -73,15 +101,26 @@ fn stage(node: &Node<'_>, references: &mut References<'_, '_>, findings: &mut Fi
         }
     };
     let keys: &[&str] = match kind {
-        StageType::RequestId | StageType::Tracing | StageType::AccessLog => &["type"],
-        StageType::Auth | StageType::HeaderTransform => &["type", "config"],
+        StageType::Tracing => &["type"],
         StageType::RateLimit => &["type", "config", "policy_ref"],
         StageType::Plugin => &["type", "plugin_ref"],
+        StageType::RequestId
+        | StageType::Auth
+        | StageType::HeaderTransform
+        | StageType::Cors
+        | StageType::Compression
+        | StageType::Redirect
+        | StageType::AccessLog => &["type", "config"],
     };
     let fields = Fields::open(node, "this stage", keys, findings)?;
     match kind {
-        StageType::RequestId => Some(Stage::RequestId),
-        StageType::AccessLog => Some(Stage::AccessLog),
+        StageType::RequestId => Some(Stage::RequestId(
+            fields.get("config").map_or_else(RequestId::default, |node| request_id(node, findings)),
+        )),
+        StageType::AccessLog => {
+            let sample_percent = fields.get("config").and_then(|node| access_log(node, findings)).unwrap_or(100.0);
+            Some(Stage::AccessLog { sample_percent })
+        }
         StageType::Tracing => {
             if let Some(node) = fields.get("type") {
                 findings.uses(node, Feature::Tracing);
@@ -91,12 +130,27 @@ fn stage(node: &Node<'_>, references: &mut References<'_, '_>, findings: &mut Fi
         StageType::Auth => {
             let config = fields.require("config", "`{ jwt: { issuer: … } }`", findings)?;
             let fields = Fields::open(config, "`config` of `auth`", &["jwt"], findings)?;
-            jwt(fields.require("jwt", "`{ issuer: … }`", findings)?, findings).map(Stage::Auth)
+            let jwt = jwt::jwt(fields.require("jwt", "`{ issuer: … }`", findings)?, findings)?;
+            Some(Stage::Auth(Box::new(jwt)))
         }
-        StageType::RateLimit => limit(&fields, references, findings).map(Stage::RateLimit),
+        StageType::RateLimit => limit(&fields, references, findings),
         StageType::HeaderTransform => {
-            header_edits(fields.require("config", "`{ add: …, set: …, remove: … }`", findings)?, findings)
-                .map(Stage::HeaderTransform)
+            let node = fields.require("config", "`{ add: …, set: …, remove: …, response: … }`", findings)?;
+            edits::header_transform(node, findings).map(Stage::HeaderTransform)
+        }
+        StageType::Cors => {
+            cors::cors(fields.require("config", "`{ origins: [https://app.example.com] }`", findings)?, findings)
+                .map(Stage::Cors)
+        }
+        StageType::Compression => {
+            if let Some(node) = fields.get("type") {
+                findings.uses(node, Feature::Compression);
+            }
+            compression::compression(fields.get("config"), findings).map(Stage::Compression)
+        }
+        StageType::Redirect => {
+            let node = fields.require("config", "`{ to: \"https://{host}{path}{query}\" }`", findings)?;
+            redirect::redirect(node, findings).map(Stage::Redirect)
         }
         StageType::Plugin => {
             let node = fields.require("plugin_ref", "the id of a plugin", findings)?;
@@ -105,7 +159,60 @@ fn stage(node: &Node<'_>, references: &mut References<'_, '_>, findings: &mut Fi
     }
 }
 
-fn limit(fields: &Fields<'_, '_>, references: &mut References<'_, '_>, findings: &mut Findings) -> Option<RateLimit> {
+/// What cannot work in the order written.
+fn check_order(items: &[Node<'_>], stages: &[Stage], findings: &mut Findings) {
+    // With errors among them, stages and nodes do not go in pairs.
+    if items.len() != stages.len() {
+        return;
+    }
+    let mut authenticated = false;
+    let mut compressions = 0;
+    for (node, stage) in items.iter().zip(stages) {
+        match stage {
+            Stage::Auth(_) => authenticated = true,
+            Stage::RateLimit { limit, .. }
+                if matches!(limit.key, crate::config::RateLimitKey::Claim(_)) && !authenticated =>
+            {
+                findings
+                    .error(node, "bad_order", "a limit by claim needs a verified token, and no `auth` stands before it")
+                    .help("move the `auth` stage up");
+            }
+            Stage::Compression(_) => {
+                compressions += 1;
+                if compressions == 2 {
+                    findings.error(node, "repeated_stage", "an answer is compressed once").help("keep one of them");
+                }
+            }
+            Stage::Cors(_) if authenticated => {
+                findings
+                    .warning(node, "bad_order", "preflight requests carry no token, so `auth` refuses them before this")
+                    .help("move the `cors` stage up");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn request_id(node: &Node<'_>, findings: &mut Findings) -> RequestId {
+    let default = RequestId::default();
+    let Some(fields) = Fields::open(node, "`config` of `request_id`", &["header", "accept", "response"], findings)
+    else {
+        return default;
+    };
+    let words = &[("any", AcceptId::Any), ("trusted", AcceptId::Trusted), ("never", AcceptId::Never)];
+    RequestId {
+        header: fields.get("header").and_then(|node| edits::own_header(node, findings)).unwrap_or(default.header),
+        accept: fields.one_of("accept", words, default.accept, findings),
+        response: fields.boolean("response", default.response, findings),
+    }
+}
+
+fn access_log(node: &Node<'_>, findings: &mut Findings) -> Option<f64> {
+    let fields = Fields::open(node, "`config` of `access_log`", &["sample_percent"], findings)?;
+    Some(fields.percent("sample_percent", 100.0, findings))
+}
+
+fn limit(fields: &Fields<'_, '_>, references: &mut References<'_, '_>, findings: &mut Findings) -> Option<Stage> {
     match fields.at_most_one(&["policy_ref", "config"], findings) {
         Some(("policy_ref", node)) => {
             let policy = references.all_policies.get(references.policies.find(node, findings)?)?;
@@ -114,32 +221,14 @@ fn limit(fields: &Fields<'_, '_>, references: &mut References<'_, '_>, findings:
                     .error(node, "missing_key", "this policy has no `rate_limit`")
                     .help("add one to the policy, or write it here as `config`");
             }
-            policy.rate_limit.clone()
+            Some(Stage::RateLimit { limit: policy.rate_limit.clone()?, policy: policy.id.clone() })
         }
-        Some((_, node)) => rate_limit(node, findings),
+        Some((_, node)) => Some(Stage::RateLimit { limit: rate_limit(node, findings)?, policy: None }),
         None => {
             fields.require("policy_ref", "the id of a policy with `rate_limit`, or `config: …`", findings);
             None
         }
     }
-}
-
-fn jwt(node: &Node<'_>, findings: &mut Findings) -> Option<Jwt> {
-    let fields = Fields::open(node, "`jwt`", &["issuer", "audience", "jwks_file", "jwks_url"], findings)?;
-    let issuer = fields.require_text("issuer", "the expected `iss`", findings);
-    let jwks = match fields.at_most_one(&["jwks_file", "jwks_url"], findings) {
-        Some(("jwks_file", node)) => JwksSource::File(read::text(node, "the path of a file", findings)?.to_owned()),
-        Some((_, node)) => JwksSource::Url(web_url(node, findings)?),
-        None => {
-            // The issuer's discovery document is fetched, so the issuer must be a URL.
-            if let Some(node) = fields.get("issuer") {
-                web_url(node, findings)?;
-            }
-            JwksSource::Discovery
-        }
-    };
-    let audience = fields.text("audience", "the expected `aud`", findings).map(Into::into);
-    Some(Jwt { issuer: issuer?.to_owned(), audience, jwks })
 }
 
 /// An `http://` or `https://` URL as written.
@@ -151,43 +240,6 @@ pub(super) fn web_url(node: &Node<'_>, findings: &mut Findings) -> Option<String
     }
     node.scalar().map(Into::into)
 }
-
-fn header_edits(node: &Node<'_>, findings: &mut Findings) -> Option<HeaderEdits> {
-    let fields = Fields::open(node, "`config` of `header_transform`", &["add", "set", "remove"], findings)?;
-    let values = |name: &str, findings: &mut Findings| {
-        let Some(node) = fields.get(name) else { return Vec::new() };
-        check_credentials(node, findings);
-        header_values(node, findings)
-    };
-    let (add, set) = (values("add", findings), values("set", findings));
-    let remove = match fields.get("remove") {
-        Some(node) => read::list(node, "headers", findings)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|item| header_name(item, findings))
-            .collect(),
-        None => Vec::new(),
-    };
-    Some(HeaderEdits { add, set, remove })
-}
-
-/// A credential must be a reference to a secret, never a literal.
-fn check_credentials(node: &Node<'_>, findings: &mut Findings) {
-    let Value::Map(entries) = &node.value else { return };
-    for (name, value) in entries {
-        if !CREDENTIAL_HEADERS.iter().any(|secret| name.text.eq_ignore_ascii_case(secret)) {
-            continue;
-        }
-        findings.allow_secret(value);
-        let text = value.scalar().unwrap_or_default();
-        if !text.is_empty() && !text.contains("${env:") && !text.contains("${file:") {
-            findings
-                .error(value, "secret_literal", "a credential must not be part of a config")
-                .help("write `${env:SEALANE_SECRET_NAME}` or `${file:/path}`; each node resolves it");
-        }
-    }
-}
-
 /// A plugin.
 pub(super) fn plugin(id: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Plugin> {
     let (external, keys): (bool, &[&str]) = match node.get("type") {

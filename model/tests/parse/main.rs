@@ -6,6 +6,7 @@ use sealane_model::problem::{Problem, Severity};
 
 mod codes;
 mod defaults;
+mod middleware;
 mod mutation;
 mod refusals;
 mod samples;

@@ -184,7 +184,6 @@ fn middleware_cache_and_plugins() {
     values(&stage("{ type: auth, config: { jwt: { issuer: me, jwks_file: /k } } }"), &[]);
     values(&stage("{ type: rate_limit }"), &["missing_key middleware[0].stages[0].policy_ref"]);
     values(&stage("{ type: plugin, plugin_ref: x }"), &["missing_reference middleware[0].stages[0].plugin_ref"]);
-    values(&stage("{ type: request_id, config: {} }"), &["unknown_key middleware[0].stages[0].config"]);
     let limit = stage("{ type: rate_limit, policy_ref: p }") + "policies: { p: { timeout: 1s } }\n";
     values(&limit, &["missing_key middleware[0].stages[0].policy_ref"]);
 

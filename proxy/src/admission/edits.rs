@@ -1,10 +1,12 @@
 //! What the stages of a route want changed in a request and in its answer.
 
 use std::fmt;
+use std::rc::Rc;
 
 use crate::admission::Held;
 use crate::http1::field::{Known, KnownSet};
 use crate::http1::write;
+use crate::middleware::jwt::Identity;
 
 /// What the stages left for the rest of the request's life. Kept per thread and used again.
 #[derive(Default)]
@@ -16,6 +18,12 @@ pub(crate) struct Edits {
     /// The pool that takes the request instead of the route's, by index.
     pub(crate) pool: Option<usize>,
     pub(crate) notes: Notes,
+    /// Who the request is from, once a token has been verified.
+    pub(crate) identity: Option<Rc<Identity>>,
+    /// The request gets no line in the access log, unless it fails.
+    pub(crate) unlogged: bool,
+    /// The id that the request takes over; empty: it keeps its own.
+    request_id: Vec<u8>,
     held: Vec<Held>,
 }
 
@@ -36,12 +44,25 @@ impl Edits {
         self.held.push(Box::new(value));
     }
 
+    /// Gives the request the id that it was sent with, or another one.
+    pub(crate) fn take_request_id(&mut self, id: &[u8]) {
+        self.request_id.clear();
+        self.request_id.extend_from_slice(id);
+    }
+
+    /// The id that a stage gave the request just now.
+    pub(super) fn request_id(&self) -> Option<&[u8]> {
+        (!self.request_id.is_empty()).then_some(&self.request_id[..])
+    }
+
     /// Takes over what `later` wants, as from a stage that comes after.
     pub(crate) fn merge(&mut self, later: Self) {
         self.request.merge(&later.request);
         self.response.merge(&later.response);
         self.pool = later.pool.or(self.pool);
         self.notes.merge(later.notes);
+        self.identity = later.identity.or(self.identity.take());
+        self.unlogged |= later.unlogged;
         self.held.extend(later.held);
     }
 
@@ -51,6 +72,9 @@ impl Edits {
         self.response.clear();
         self.pool = None;
         self.notes = Notes::default();
+        self.identity = None;
+        self.unlogged = false;
+        self.request_id.clear();
         self.held.clear();
     }
 }

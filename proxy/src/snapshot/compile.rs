@@ -8,6 +8,7 @@ use sealane_model::problem::Problem;
 
 use super::{CompiledListener, Snapshot, TickLimits, pools, routes, tls};
 use crate::access_log::{LogPlan, json_members};
+use crate::admission::Chains;
 use crate::http1::field::FIELDS_MAX;
 use crate::http1::request_head::HeadLimits;
 use crate::live::Live;
@@ -41,9 +42,8 @@ pub(crate) fn compile(
             Err(problems) => found.extend(problems),
         }
     }
-    if !found.is_empty() {
-        return Err(found);
-    }
+    let chains = Chains::compile(&config, settings, live).map_err(|problems| found.extend(problems));
+    let Some(chains) = chains.ok().filter(|_| found.is_empty()) else { return Err(found) };
     let limits = &config.limits;
     let listeners = listeners(&config, settings);
     let https_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port);
@@ -51,7 +51,7 @@ pub(crate) fn compile(
         log_members: json_members(&[("revision", &tag.label), ("node", &settings.node)]),
         tag,
         table: RouteTable::compile(&config),
-        routes: config.routes.iter().map(|route| routes::compile(&config, route, live)).collect(),
+        routes: config.routes.iter().map(|route| routes::compile(&config, &chains, route, live)).collect(),
         pools: compiled_pools,
         listeners,
         https_port: https_port.filter(|&port| port != 443),

@@ -6,12 +6,12 @@ use sealane_model::config::{self, Config};
 
 use super::{CompiledRetries, CompiledRoute, CompiledSandbox};
 use crate::access_log::json_members;
-use crate::admission;
+use crate::admission::Chains;
 use crate::http1::write;
 use crate::live::Live;
 use crate::timer::ticks;
 
-pub(super) fn compile(config: &Config, route: &config::Route, live: &Live) -> CompiledRoute {
+pub(super) fn compile(config: &Config, chains: &Chains, route: &config::Route, live: &Live) -> CompiledRoute {
     let body_bytes_max = [config.limits.body_bytes_max, route.policy.body_bytes_max];
     CompiledRoute {
         id: Arc::from(route.id.0.as_str()),
@@ -27,7 +27,7 @@ pub(super) fn compile(config: &Config, route: &config::Route, live: &Live) -> Co
         body_bytes_max: body_bytes_max.into_iter().flatten().min().unwrap_or(u64::MAX),
         require_tls: route.policy.require_tls,
         require_mtls: route.require_mtls,
-        admission: admission::compile(config, route, live),
+        admission: chains.admission(route, live),
         sandbox: route.sandbox.as_ref().map(|(id, number)| sandbox(id, *number)),
     }
 }

@@ -136,6 +136,29 @@ impl PoolTls {
     }
 }
 
+/// For this process's own requests, verified by the CAs of `ca_file` or the system's.
+///
+/// # Errors
+/// The file is of no use, or there are no CAs.
+pub(crate) fn own_client(ca_file: Option<&str>, live: &TlsLive) -> Result<Arc<ClientConfig>, String> {
+    let roots = match ca_file {
+        Some(file) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(file)? {
+                let unusable = |cause| format!("cannot use a certificate of `{file}`: {cause}");
+                roots.add(certificate).map_err(unusable)?;
+            }
+            Arc::new(roots)
+        }
+        None => live.system_roots(),
+    };
+    let builder = ClientConfig::builder_with_provider(live.provider());
+    let builder = builder.with_safe_default_protocol_versions().map_err(|cause| cause.to_string())?;
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
 /// Reads a PEM file of certificates; at least one.
 pub(crate) fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(file)

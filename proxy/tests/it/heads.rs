@@ -1,7 +1,5 @@
 //! What endpoints and clients see of heads: what passes, what is added, what is taken out.
 
-use sealane_model::config::{Chain, ChainId, Config, HeaderEdits, Position, Stage};
-
 use crate::support::{Client, Origin, TestProxy, ok, to};
 
 #[tokio::test]
@@ -156,31 +154,6 @@ async fn requests_of_a_sandbox_are_marked_on_both_sides() {
     assert_eq!(seen.line(), "GET /base/api/x HTTP/1.1");
     assert_eq!(seen.header("x-sandbox-id"), Some("s-1"));
     assert_eq!(seen.header("x-alb-route-id"), response.header("x-alb-route-id"));
-}
-
-#[tokio::test]
-async fn header_transforms_edit_requests() {
-    let origin = Origin::fixed("").await;
-    let proxy = TestProxy::start(&to(&[origin.address])).await;
-    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    let edits = HeaderEdits {
-        add: vec![pair("X-Proxy-Version", "1.0")],
-        set: vec![pair("X-Set", "new")],
-        remove: vec!["x-internal-secret".to_owned()],
-    };
-    let edit = |config: &mut Config| {
-        let stages = vec![Stage::RequestId, Stage::HeaderTransform(edits)];
-        config.middleware = vec![Chain { id: ChainId("m".to_owned()), stages, at: Position::default() }];
-        config.routes[0].middleware = Some(0);
-    };
-    proxy.serve_edited(&to(&[origin.address]), edit).await.unwrap();
-    let request = "GET / HTTP/1.1\r\nHost: test\r\nx-internal-secret: 1\r\nX-SET: old\r\nX-Other: 1\r\n\r\n";
-    proxy.client().await.ask(request).await;
-    let seen = &origin.requests()[0];
-    assert_eq!(seen.header("x-internal-secret"), None);
-    assert_eq!(seen.header("x-set"), Some("new"));
-    assert_eq!(seen.header("x-proxy-version"), Some("1.0"));
-    assert_eq!(seen.header("x-other"), Some("1"));
 }
 
 #[tokio::test]
