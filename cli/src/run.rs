@@ -73,6 +73,25 @@ pub struct RunArgs {
     /// Worker threads [default: one per core]
     #[arg(long, env = "SEALANE_THREADS")]
     threads: Option<usize>,
+    #[command(flatten)]
+    secrets: SecretArgs,
+}
+
+/// What references to secrets in a config may read.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct SecretArgs {
+    /// Where `${file:PATH}` in a config may lead; without it, nowhere
+    #[arg(long, value_name = "DIR", env = "SEALANE_SECRETS_DIR")]
+    secrets_dir: Option<PathBuf>,
+    /// Lets `${env:NAME}` in a config name any variable, not only SEALANE_SECRET_…
+    #[arg(long, env = "SEALANE_ALLOW_ENV")]
+    allow_env: bool,
+}
+
+impl SecretArgs {
+    pub(crate) fn apply(self, settings: &mut Settings) {
+        (settings.secrets_dir, settings.allow_env) = (self.secrets_dir, self.allow_env);
+    }
 }
 
 /// Where the admin listener is unless the file or a flag says otherwise.
@@ -319,6 +338,7 @@ fn settings(args: &RunArgs, alb: &Alb, config: &Config) -> Result<Settings, Fail
     let flag = args.listen.clone().map(|address| ListenFlag { address, flag: "--listen" });
     let variable = alb.listen.clone().map(|address| ListenFlag { address, flag: "ALB_LISTEN_ADDR" });
     settings.http_listen = flag.or(variable);
+    args.secrets.clone().apply(&mut settings);
     Ok(settings)
 }
 

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
-use crate::run::{failed, proxy_settings};
+use crate::run::{SecretArgs, failed, proxy_settings};
 use crate::service;
 use crate::signals::{self, Signals, Stop};
 use crate::upgrade::Upgrade;
@@ -141,6 +141,8 @@ pub struct ProxyArgs {
     /// Worker threads [default: one per core]
     #[arg(long, env = "SEALANE_THREADS")]
     threads: Option<usize>,
+    #[command(flatten)]
+    secrets: SecretArgs,
 }
 
 /// Runs an authority until a signal asks to stop.
@@ -255,6 +257,7 @@ pub async fn proxy(args: ProxyArgs) -> Result<(), Failure> {
     let mut upgrade = Upgrade::begin(handover.as_deref())?;
     let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);
     own.http_listen = args.http_addr.map(|address| ListenFlag { address, flag: "--http-addr" });
+    args.secrets.apply(&mut own);
     own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
     own.inherited = upgrade.inherited.clone();
     let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;

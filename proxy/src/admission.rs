@@ -29,6 +29,7 @@ use crate::connection::PeerTls;
 use crate::http1::field::Fields;
 use crate::jwks::Place;
 use crate::live::Live;
+use crate::middleware::compression::Compression;
 use crate::middleware::cors::Cors;
 use crate::middleware::header_transform::HeaderTransform;
 use crate::middleware::jwt::Auth;
@@ -68,6 +69,8 @@ pub(crate) enum Stage {
     HeaderTransform(Arc<HeaderTransform>),
     /// Which sites may read answers.
     Cors(Arc<Cors>),
+    /// Smaller answers.
+    Compression(Arc<Compression>),
     /// Somewhere else.
     Redirect(Arc<Redirect>),
     /// The share of requests, 0 to 100, that get a line in the access log.
@@ -179,14 +182,20 @@ fn link(stage: &config::Stage, settings: &Settings, live: &Live) -> Result<Optio
         config::Stage::Cors(config) => Stage::Cors(Arc::new(Cors::compile(config))),
         config::Stage::Redirect(config) => Stage::Redirect(Arc::new(Redirect::compile(config))),
         config::Stage::AccessLog { sample_percent } if *sample_percent < 100.0 => Stage::AccessLog(*sample_percent),
-        config::Stage::Compression(_)
-        | config::Stage::Plugin(_)
-        | config::Stage::Tracing
-        | config::Stage::AccessLog { .. } => return Ok(None),
+        config::Stage::Compression(config) => Stage::Compression(Arc::new(Compression::compile(config))),
+        config::Stage::Plugin(_) | config::Stage::Tracing | config::Stage::AccessLog { .. } => return Ok(None),
     })))
 }
 
 impl Admission {
+    /// How answers are compressed; `None`: they are not.
+    pub(crate) fn compression(&self) -> Option<&Compression> {
+        self.stages.iter().find_map(|stage| match stage {
+            Stage::Compression(stage) => Some(&**stage),
+            _ => None,
+        })
+    }
+
     /// Runs the stages from number `first` on. Their edits are left in the record.
     pub(crate) fn admit(
         &self,
@@ -228,6 +237,7 @@ impl Stage {
             Self::RateLimit(stage) => return stage.admit(seen, edits),
             Self::HeaderTransform(stage) => stage.apply(edits),
             Self::Cors(stage) => return stage.admit(seen, edits),
+            Self::Compression(stage) => stage.look(seen, edits),
             Self::Redirect(stage) => return stage.admit(seen),
             Self::AccessLog(percent) => edits.unlogged |= !is_sampled(*percent, seen.worker.random()),
         }

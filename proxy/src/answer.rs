@@ -4,6 +4,7 @@
 //! Refusals are JSON; the fields are an interface (see [`crate::error::Category`]). Every answer carries what the route's
 //! stages want in answers.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::{fmt, io};
 
@@ -15,6 +16,7 @@ use crate::http1::body::Coding;
 use crate::http1::framing::{Framing, Version};
 use crate::http1::request_head::RequestHead;
 use crate::http1::write;
+use crate::middleware::compression::{Gzipped, Lines, Subject};
 use crate::record::Record;
 use crate::worker::Worker;
 
@@ -249,6 +251,7 @@ impl Local {
             }
             Self::Whole { status, reason, lines, content } => {
                 (record.status, record.reason) = (status, reason);
+                let content = compressed(record, manner, &lines, content);
                 match content {
                     Content::Whole(content) => {
                         (compose(worker, record, status, manner, &lines, &content), None, manner.after)
@@ -258,6 +261,30 @@ impl Local {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The content of an answer as the route's compression wants it, with the lines that say so.
+fn compressed(record: &mut Record, manner: Manner, lines: &[u8], content: Content) -> Content {
+    let view = Rc::clone(&record.view);
+    let admission = record.route.and_then(|route| view.snapshot.routes[route].admission.as_ref());
+    let Some(compression) = admission.and_then(|admission| admission.compression()) else { return content };
+    let Some(edits) = record.edits.as_mut().filter(|_| manner.version == Version::Http11) else { return content };
+    let length = match &content {
+        Content::Whole(content) => Some(content.len() as u64),
+        Content::Pieces { length, .. } => *length,
+    };
+    let subject = Subject { status: record.status, length, lines: &Lines(lines) };
+    let Some(mut gzip) = compression.begin(&subject, edits.takes_gzip, &mut edits.response) else { return content };
+    match content {
+        Content::Whole(content) => {
+            let mut zipped = Vec::with_capacity(content.len() / 2);
+            gzip.feed(&content, true, &mut zipped);
+            Content::Whole(zipped)
+        }
+        Content::Pieces { source, .. } => {
+            Content::Pieces { length: None, source: Box::new(Gzipped { source, gzip, piece: Vec::new() }) }
         }
     }
 }

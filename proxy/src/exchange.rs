@@ -25,6 +25,7 @@ use crate::http1::field::Fields;
 use crate::http1::framing::{Framing, Version};
 use crate::http1::response_head::Asked;
 use crate::live::EndpointLive;
+use crate::middleware::compression::Gzip;
 use crate::record::Record;
 use crate::request::{Picked, Request};
 use crate::snapshot::{CompiledEndpoint, CompiledPool, CompiledRoute, Nature, Wanted};
@@ -36,6 +37,7 @@ use crate::upstream::dial::{self, Dialed};
 use crate::upstream::pool::{Connections, Upstream};
 use crate::worker::Worker;
 
+mod compress;
 mod deadline;
 mod download;
 mod head;
@@ -93,6 +95,8 @@ pub(crate) struct Exchange {
     download: Body,
     download_coding: Coding,
     splice: Option<Box<Splice>>,
+    /// The answer is compressed on its way.
+    gzip: Option<Box<Gzip>>,
 
     /// The client's fault, found before the first attempt.
     refused: Option<Box<Failure>>,
@@ -231,6 +235,7 @@ impl Exchange {
             download: Body::Done,
             download_coding: Coding::Identity,
             splice: None,
+            gzip: None,
             refused: None,
             attempt_started: record.started,
             progress: now,

@@ -3,6 +3,7 @@
 //!
 //! A stage does not know which stages are around it, nor which route it serves.
 
+pub(crate) mod compression;
 pub(crate) mod cors;
 pub(crate) mod header_transform;
 pub(crate) mod jwt;

@@ -142,12 +142,7 @@ fn stage(node: &Node<'_>, references: &mut References<'_, '_>, findings: &mut Fi
             cors::cors(fields.require("config", "`{ origins: [https://app.example.com] }`", findings)?, findings)
                 .map(Stage::Cors)
         }
-        StageType::Compression => {
-            if let Some(node) = fields.get("type") {
-                findings.uses(node, Feature::Compression);
-            }
-            compression::compression(fields.get("config"), findings).map(Stage::Compression)
-        }
+        StageType::Compression => compression::compression(fields.get("config"), findings).map(Stage::Compression),
         StageType::Redirect => {
             let node = fields.require("config", "`{ to: \"https://{host}{path}{query}\" }`", findings)?;
             redirect::redirect(node, findings).map(Stage::Redirect)
@@ -185,7 +180,11 @@ fn check_order(items: &[Node<'_>], stages: &[Stage], findings: &mut Findings) {
             }
             Stage::Cors(_) if authenticated => {
                 findings
-                    .warning(node, "bad_order", "preflight requests carry no token, so `auth` refuses them before this")
+                    .warning(
+                        node,
+                        "preflight_refused",
+                        "preflight requests carry no token, so `auth` refuses them before this",
+                    )
                     .help("move the `cors` stage up");
             }
             _ => {}

@@ -13,7 +13,6 @@ pub(super) enum Feature {
     Cache,
     CircuitBreaker,
     ColdStartGate,
-    Compression,
     Hedge,
     Http2Upstream,
     Middleware,
@@ -57,7 +56,6 @@ const TABLE: &[Support] = &[
     row(Feature::Cache, "`cache`", false, REMOVE),
     row(Feature::CircuitBreaker, "`circuit_breaker`", false, "use `health.passive` for now"),
     row(Feature::ColdStartGate, "`cold_start_gate`", false, REMOVE),
-    row(Feature::Compression, "stage `compression`", false, REMOVE),
     row(Feature::Hedge, "`hedge`", false, REMOVE),
     row(
         Feature::Http2Upstream,

@@ -15,7 +15,8 @@ const ALL: [&str; 4] = [
     "
 routes: [{ rewrite: {}, policy: { retries: {}, hedge: {}, rate_limit: {}, circuit_breaker: {} }, to: { address: \"a:1\" } }]
 pools: [{ id: a, endpoints: [\"a:1\"], balancer: consistent_hash, hash: { header: a }, outlier_detection: {}, fail_open: {} }]
-middleware: { a: { stages: [{}, { type: auth, config: { jwt: {} } }, { type: header_transform, config: {} }] } }
+middleware: { a: { stages: [{}, { type: auth, config: { jwt: {} } }, { type: header_transform, config: { request: {}, response: {} } },
+  { type: request_id, config: {} }, { type: access_log, config: {} }, { type: cors, config: {} }, { type: compression, config: {} }, { type: redirect, config: {} }] } }
 plugins: { a: {} }
 traffic_management: [{ cohort_routing: {}, auto_brake: {}, overload_protection: {} }]
 cache: { store: { pre_compress: {} }, rules: [{}] }

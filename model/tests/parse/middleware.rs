@@ -149,7 +149,7 @@ fn cors() {
         "{{ type: auth, config: {{ jwt: {{ issuer: a, jwks_file: /k }} }} }}, {}",
         cors("origins: ['*']")
     )));
-    assert!(late.iter().any(|problem| problem.code == "bad_order"));
+    assert!(late.iter().any(|problem| problem.code == "preflight_refused"));
 }
 
 #[test]

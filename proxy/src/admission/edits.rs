@@ -20,6 +20,8 @@ pub(crate) struct Edits {
     pub(crate) notes: Notes,
     /// Who the request is from, once a token has been verified.
     pub(crate) identity: Option<Rc<Identity>>,
+    /// The client takes answers in gzip.
+    pub(crate) takes_gzip: bool,
     /// The request gets no line in the access log, unless it fails.
     pub(crate) unlogged: bool,
     /// The id that the request takes over; empty: it keeps its own.
@@ -62,6 +64,7 @@ impl Edits {
         self.pool = later.pool.or(self.pool);
         self.notes.merge(later.notes);
         self.identity = later.identity.or(self.identity.take());
+        self.takes_gzip |= later.takes_gzip;
         self.unlogged |= later.unlogged;
         self.held.extend(later.held);
     }
@@ -73,6 +76,7 @@ impl Edits {
         self.pool = None;
         self.notes = Notes::default();
         self.identity = None;
+        self.takes_gzip = false;
         self.unlogged = false;
         self.request_id.clear();
         self.held.clear();
@@ -205,7 +209,8 @@ pub(crate) fn name_of(line: &[u8]) -> &[u8] {
     &line[..memchr::memchr(b':', line).unwrap_or(line.len())]
 }
 
-fn value_of(line: &[u8]) -> &[u8] {
+/// Its value.
+pub(crate) fn value_of(line: &[u8]) -> &[u8] {
     line[(name_of(line).len() + 1).min(line.len())..].trim_ascii()
 }
 

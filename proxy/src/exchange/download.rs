@@ -137,20 +137,23 @@ impl Exchange {
         self.answered = true;
         let upgraded = head.status == 101;
         self.frame_download(worker, head);
+        let compressed = self.choose_compression(worker, bytes, head, fields);
+        let length = head.content_length.filter(|_| !compressed);
 
         let mut out = worker.out.borrow_mut();
         out.clear();
-        self.write_head(&mut out, worker, bytes, head, fields);
+        self.write_head(&mut out, worker, bytes, head, length, fields);
         let body = &bytes[head.length..];
         if upgraded {
             self.from_upstream.extend_from_slice(body);
         } else {
-            let fed = self.download.feed(body, self.download_coding, &mut out);
+            let fed = self.feed_download(worker, body, &mut out);
             // The client has seen nothing yet: a broken start of a body is still a 502.
             let fed = match fed {
                 Ok(fed) => fed,
                 Err(rule) => {
                     self.answered = false;
+                    self.gzip = None;
                     return Err(Failure::rule(FailureKind::Malformed, rule));
                 }
             };
@@ -201,6 +204,7 @@ impl Exchange {
         worker: &Worker,
         bytes: &[u8],
         head: &ResponseHead<'_>,
+        length: Option<u64>,
         fields: &mut Fields,
     ) {
         write_status_line(out, head);
@@ -230,7 +234,7 @@ impl Exchange {
             out.extend_from_slice(b"\r\n");
             return;
         }
-        if let Some(length) = head.content_length {
+        if let Some(length) = length {
             out.extend_from_slice(b"Content-Length: ");
             write::decimal(out, length);
             out.extend_from_slice(b"\r\n");
@@ -270,6 +274,7 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         if let Body::Length(left) = self.download
             && (left > SPLICE_BYTES_MIN || self.splice.is_some())
+            && self.gzip.is_none()
             && self.upload.is_done()
             && self.is_plain(connection)
             && let Some(moved) = self.poll_splice_down(cx, connection, worker, left)
@@ -285,7 +290,7 @@ impl Exchange {
         out.clear();
         let bytes = if read.is_empty() {
             // A truncated body is never a complete answer.
-            if !self.download.close(self.download_coding, &mut out) {
+            if !self.close_download(&mut out) {
                 return Poll::Ready(Err(truncated()));
             }
             &out[..]
@@ -295,7 +300,7 @@ impl Exchange {
             self.keeps_upstream &= taken == read.len();
             &read[..taken]
         } else {
-            let fed = self.download.feed(read, self.download_coding, &mut out);
+            let fed = self.feed_download(worker, read, &mut out);
             let fed = fed.map_err(|rule| Failure::rule(FailureKind::Malformed, rule))?;
             self.record.response_bytes += fed.content;
             self.keeps_upstream &= fed.consumed == read.len();

@@ -7,6 +7,7 @@ mod support;
 mod admin;
 mod bodies;
 mod codec;
+mod compression;
 mod framing;
 mod handover;
 mod heads;
