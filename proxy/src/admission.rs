@@ -133,7 +133,7 @@ impl Chains {
         if problems.is_empty() { Ok(Self(chains)) } else { Err(problems) }
     }
 
-    /// What `route` does with a request: the limit of its policy, then its chain; `None`: nothing.
+    /// What `route` does with a request: its chain, and at the start of that the limit of its policy; `None`: nothing.
     pub(crate) fn admission(&self, route: &config::Route, live: &Live) -> Option<Box<Admission>> {
         let links = route.middleware.map(|chain| self.0[chain].as_slice()).unwrap_or_default();
         let limit = |config: &config::RateLimit, name: &str| {
@@ -152,7 +152,10 @@ impl Chains {
             // A claim is known only behind the last stage that verifies tokens.
             let by_claim = matches!(config.key, RateLimitKey::Claim(_));
             let auth = stages.iter().rposition(|stage| matches!(stage, Stage::Auth(_)));
-            let place = auth.filter(|_| by_claim).map_or(0, |place| place + 1);
+            // Refusals carry the request's id, and can be read by the site that asked.
+            let leading = |stage: &&Stage| matches!(stage, Stage::RequestId(_) | Stage::Cors(_));
+            let first = stages.iter().take_while(leading).count();
+            let place = auth.filter(|_| by_claim).map_or(first, |place| place + 1);
             stages.insert(place, limit(config, "policy"));
         }
         (!stages.is_empty()).then(|| Box::new(Admission { stages }))

@@ -192,7 +192,7 @@ impl KeySource {
     pub(crate) fn name(&self) -> &str {
         match &self.place.source {
             JwksSource::File(path) => path,
-            JwksSource::Url(url) => url,
+            JwksSource::Url(url) => without_query(url),
             JwksSource::Discovery => &self.place.issuer,
         }
     }
@@ -249,7 +249,9 @@ impl KeySource {
     }
 
     async fn load(&self, url: &str, tls: &Arc<rustls::ClientConfig>) -> Result<Duration, RefreshError> {
-        let document = fetch(url, tls).await.map_err(|source| RefreshError::Fetch { url: url.to_owned(), source })?;
+        let document = fetch(url, tls)
+            .await
+            .map_err(|source| RefreshError::Fetch { url: without_query(url).to_owned(), source })?;
         self.store(&document.bytes, Origin::Network)?;
         Ok(document.fresh_for.unwrap_or(FRESH).clamp(FRESH_MIN, FRESH_MAX))
     }
@@ -334,6 +336,11 @@ fn read_bounded(path: &str) -> std::io::Result<Vec<u8>> {
         return Err(std::io::Error::other("larger than 1 MiB"));
     }
     Ok(text)
+}
+
+/// A URL without what may be a key to it.
+fn without_query(url: &str) -> &str {
+    url.split('?').next().unwrap_or(url)
 }
 
 /// An error with its causes.

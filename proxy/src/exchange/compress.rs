@@ -1,5 +1,6 @@
 //! The answer's content on its way through compression, where the route has that stage.
 
+use crate::admission::edits::FieldEdits;
 use crate::exchange::Exchange;
 use crate::http1::body::{Coding, Fed};
 use crate::http1::field::{FieldView, Fields};
@@ -36,6 +37,21 @@ impl Exchange {
             self.gzip = Some(Box::new(gzip));
         }
         true
+    }
+
+    /// What to go back to if the answer is not passed on after all.
+    pub(super) fn response_edits_before_compression(&self) -> Option<FieldEdits> {
+        let admission = self.route().admission.as_ref()?;
+        admission.compression()?;
+        Some(self.record.edits.as_ref().map(|edits| edits.response.clone()).unwrap_or_default())
+    }
+
+    /// The answer is not passed on: another one is not what this one was.
+    pub(super) fn forget_compression(&mut self, before: Option<FieldEdits>) {
+        self.gzip = None;
+        if let (Some(before), Some(edits)) = (before, self.record.edits.as_mut()) {
+            edits.response = before;
+        }
     }
 
     /// As [`crate::http1::body::Body::feed`], with compression where it was chosen. The content that is counted is what

@@ -137,6 +137,7 @@ impl Exchange {
         self.answered = true;
         let upgraded = head.status == 101;
         self.frame_download(worker, head);
+        let before = self.response_edits_before_compression();
         let compressed = self.choose_compression(worker, bytes, head, fields);
         let length = head.content_length.filter(|_| !compressed);
 
@@ -153,7 +154,7 @@ impl Exchange {
                 Ok(fed) => fed,
                 Err(rule) => {
                     self.answered = false;
-                    self.gzip = None;
+                    self.forget_compression(before);
                     return Err(Failure::rule(FailureKind::Malformed, rule));
                 }
             };

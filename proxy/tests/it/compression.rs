@@ -2,6 +2,7 @@
 
 use std::io::Read as _;
 
+use crate::http2::Http2;
 use crate::middleware::chain;
 use crate::support::{Client, Origin, Response, TestProxy, noise, patiently};
 
@@ -180,6 +181,18 @@ async fn events_are_passed_on_as_they_come_and_a_truncated_body_is_never_complet
     assert!(patiently("the end", client.is_closed()).await, "no last chunk");
 }
 
+#[tokio::test]
+async fn a_refusal_after_a_broken_answer_is_not_said_to_be_compressed() {
+    let origin = Origin::start(|_| {
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n".to_vec()
+    })
+    .await;
+    let proxy = TestProxy::start(&chain(&origin, &[STAGE])).await;
+    let response = ask(&proxy, "GET /", "Accept-Encoding: gzip\r\n").await;
+    assert_eq!((response.status, response.category()), (502, "upstream_reset".to_owned()));
+    assert_eq!((response.header("content-encoding"), response.header("vary")), (None, None));
+}
+
 async fn read_line(client: &mut Client<tokio::net::TcpStream>) -> String {
     let mut line = Vec::new();
     loop {
@@ -188,4 +201,35 @@ async fn read_line(client: &mut Client<tokio::net::TcpStream>) -> String {
             return String::from_utf8(line[..line.len() - 2].to_vec()).unwrap();
         }
     }
+}
+
+#[tokio::test]
+async fn chains_hold_for_http2_too() {
+    let body = text(20_000);
+    let sent = body.clone();
+    let origin = Origin::start(move |_| answer("Content-Type: text/plain\r\n", &sent)).await;
+    let stages = [
+        "request_id",
+        "{ type: rate_limit, config: { requests_per_second: 0.001, burst: 2 } }",
+        "{ type: header_transform, config: { set: { X-Added: a }, response: { set: { X-Back: b } } } }",
+        STAGE,
+    ];
+    let proxy = TestProxy::start(&chain(&origin, &stages)).await;
+    let client = Http2::to(&proxy).await;
+    let request = || {
+        let request = http::Request::get("http://test/").header("accept-encoding", "gzip");
+        request.header("x-request-id", "abc").body(()).unwrap()
+    };
+    for _ in 0..2 {
+        let whole = client.ask(request()).await;
+        assert_eq!((whole.status.as_u16(), whole.header("x-request-id")), (200, Some("abc")));
+        assert_eq!((whole.header("content-encoding"), whole.header("content-length")), (Some("gzip"), None));
+        assert_eq!(whole.header("x-back"), Some("b"));
+        assert_eq!(inflate(&whole.body), body.as_bytes());
+    }
+    let refused = client.ask(request()).await;
+    assert_eq!((refused.status.as_u16(), refused.category()), (429, "rate_limited".to_owned()));
+    assert_eq!(refused.header("x-request-id"), Some("abc"));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(origin.requests()[0].header("x-added"), Some("a"));
 }
