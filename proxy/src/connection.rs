@@ -262,6 +262,9 @@ impl Connection {
 
     /// Reads a head and begins its request, in one poll once the head is there.
     fn poll_next(&mut self, cx: &mut Context<'_>, worker: &Rc<Worker>) -> Poll<Next> {
+        if !self.inbox.is_empty() && self.waiting != Waiting::RestOfHead && is_blank(&self.inbox) {
+            self.inbox = Vec::new();
+        }
         if !self.inbox.is_empty() && self.waiting != Waiting::RestOfHead {
             // A pipelined request.
             if let Some(begun) = self.begin_from_inbox(cx, worker) {
@@ -294,8 +297,7 @@ impl Connection {
                 }
             }
             if self.inbox.is_empty() {
-                // Empty lines before a request are none of it (RFC 9112 §2.2), and do not start its time.
-                if read.iter().all(|byte| matches!(byte, b'\r' | b'\n')) {
+                if is_blank(read) {
                     continue;
                 }
                 let (begun, consumed) = request::begin(cx, worker, &self.peer, read);
@@ -484,6 +486,12 @@ impl Connection {
     pub(crate) fn is_client_gone(&self) -> bool {
         self.stream.tcp().is_some_and(is_peer_gone)
     }
+}
+
+/// Whether there is nothing but empty lines: before a request they are none of it (RFC 9112 §2.2), and do not start its
+/// time.
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| matches!(byte, b'\r' | b'\n'))
 }
 
 /// One system call; only for connections that wait.

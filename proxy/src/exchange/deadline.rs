@@ -117,6 +117,12 @@ impl Exchange {
                 FailureKind::ClientSlow,
                 "the client read too slowly",
             ),
+            // Messages come when there is something to say.
+            Waiting::ClientSends if self.nature.grpc => (
+                self.progress.saturating_add(snapshot.limits.idle),
+                FailureKind::ClientSlow,
+                "the client sent nothing for too long",
+            ),
             Waiting::ClientSends => (
                 self.pace
                     .deadline(BODY_GRACE, snapshot.limits.body_rate_min)

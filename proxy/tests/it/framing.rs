@@ -196,3 +196,27 @@ async fn bytes_after_an_answer_belong_to_nobody() {
     assert_eq!(client.get("/304").await.status, 304);
     assert_eq!(client.get("/").await.text(), "fine");
 }
+
+/// An empty line is none of the request that follows, however the bytes are cut (RFC 9112 §2.2).
+#[tokio::test]
+async fn an_empty_line_before_a_request_may_be_cut_anywhere() {
+    let origin = Origin::fixed("here").await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let text = "\r\n\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n";
+    for first in [true, false] {
+        for cut in 1..12 {
+            let mut client = proxy.client().await;
+            if !first {
+                assert_eq!(client.get("/").await.status, 200);
+            }
+            let (start, rest) = text.split_at(cut);
+            client.send(start).await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            assert_eq!(client.ask(rest).await.text(), "here", "{first} {cut}");
+            // The same after a body.
+            client.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\na{start}")).await;
+            assert_eq!(client.response().await.status, 200);
+            assert_eq!(client.ask(rest).await.text(), "here", "{first} {cut}");
+        }
+    }
+}

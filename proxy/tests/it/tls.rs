@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::http2::Http2;
 use crate::support::{Client, Origin, TestProxy, complete, noise, to};
 
 /// A CA and what it issued, as PEM files.
@@ -266,4 +267,115 @@ async fn plain_text_on_a_tls_listener_is_closed() {
         .await
         .ok();
     assert!(!bytes.starts_with(b"HTTP"));
+}
+
+/// With these protocols on offer.
+fn offering(mut config: ClientConfig, protocols: &[&str]) -> ClientConfig {
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+    config
+}
+
+#[tokio::test]
+async fn the_handshake_settles_the_version() {
+    let authority = Authority::new();
+    authority.issue("a", &["test"]);
+    let origin = Origin::fixed("secure").await;
+    let proxy = TestProxy::start(&authority.yaml(&["a"], &to(&[origin.address]))).await;
+    let config = |protocols: &[&str]| offering(authority.client_config(None), protocols);
+    let client = connect(&proxy, config(&["h2", "http/1.1"]), "test").await.unwrap();
+    assert_eq!(client.stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let client = Http2::over(client.stream).await;
+    let answer = client.ask(http::Request::get("https://test/").body(()).unwrap()).await;
+    assert_eq!((answer.status.as_u16(), answer.text()), (200, "secure"));
+    let seen = origin.requests().pop().unwrap();
+    assert_eq!((seen.header("x-forwarded-proto"), seen.header("via")), (Some("https"), Some("2.0 sealane")));
+    for protocols in [&["http/1.1"][..], &[]] {
+        let mut client = connect(&proxy, config(protocols), "test").await.unwrap();
+        assert_eq!(client.get("/").await.text(), "secure");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_does_not_carry_a_certificate_to_another_host() {
+    let authority = Authority::new();
+    authority.issue("a", &["open.test", "closed.test"]);
+    authority.issue("client", &["client"]);
+    let origin = Origin::fixed("in").await;
+    let routes = format!(
+        "routes: [{{ host: closed.test, to: 'http://{0}' }}, {{ host: open.test, to: 'http://{0}' }}]",
+        origin.address
+    );
+    let yaml = authority.yaml(&["a"], &routes);
+    let proxy = TestProxy::start(&yaml).await;
+    let ca_file = authority.path("ca.crt").display().to_string();
+    let edit = move |config: &mut Config| {
+        config.routes[0].require_mtls = true;
+        let mtls = Mtls { ca_file, require_client_cert: false, at: Position::default() };
+        config.tls.as_mut().unwrap().mtls = Some(mtls);
+    };
+    proxy.serve_edited(&yaml, edit).await.unwrap();
+    let config = offering(authority.client_config(Some("client")), &["h2"]);
+    let client = Http2::over(connect(&proxy, config, "open.test").await.unwrap().stream).await;
+    let get = |host: &str| http::Request::get(format!("https://{host}/")).body(()).unwrap();
+    assert_eq!(client.ask(get("open.test")).await.text(), "in");
+    let answer = client.ask(get("closed.test")).await;
+    assert_eq!((answer.status.as_u16(), answer.category()), (421, "misdirected".to_owned()));
+    assert_eq!(client.ask(get("open.test")).await.text(), "in", "the connection goes on");
+}
+
+#[tokio::test]
+async fn endpoints_choose_the_version_in_the_handshake() {
+    let authority = Authority::new();
+    authority.issue("inner", &["inner.test"]);
+    let (chain, key) = authority.chain("inner");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let server = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut server = server.with_no_client_auth().with_single_cert(chain, key).unwrap();
+    server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(server));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let Ok(stream) = acceptor.accept(tcp).await else { continue };
+            tokio::spawn(async move {
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((request, mut respond))) = connection.accept().await {
+                        assert_eq!(request.uri().scheme_str(), Some("https"));
+                        let answer = http::Response::builder().header("x-version", "2").body(()).unwrap();
+                        respond.send_response(answer, true).unwrap();
+                    }
+                    return;
+                }
+                let mut client = Client::over(stream);
+                loop {
+                    client.read_until(b"\r\n\r\n").await;
+                    client.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Version: 1\r\n\r\n").await;
+                }
+            });
+        }
+    });
+    let ca = authority.path("ca.crt");
+    let yaml = |http2: &str| {
+        format!(
+            "routes: [{{ pool: p }}]\npools: [{{ id: p, endpoints: ['https://{address}'], connections: {{ http2: {http2} }}, \
+             tls: {{ ca_file: {}, sni: inner.test }} }}]",
+            ca.display()
+        )
+    };
+    let proxy = TestProxy::start(&yaml("auto")).await;
+    let mut client = proxy.client().await;
+    let upgrade = "GET / HTTP/1.1\r\nHost: test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    for (http2, version, upgraded) in [("auto", "2", "1"), ("never", "1", "1"), ("always", "2", "")] {
+        proxy.serve(&yaml(http2)).await;
+        for _ in 0..3 {
+            assert_eq!(client.get("/").await.header("x-version"), Some(version), "{http2}");
+        }
+        // An upgrade is HTTP/1.1's.
+        if !upgraded.is_empty() {
+            assert_eq!(client.ask(upgrade).await.header("x-version"), Some(upgraded), "{http2}");
+        }
+    }
 }
