@@ -324,7 +324,9 @@ impl Exchange {
                 }
                 let Dialed { transport, http2 } = dial::connect(endpoint, wanted).await?;
                 connections.cells.connections_opened.add(1);
-                connections.http2.note_choice(http2);
+                if wanted == Wanted::Either {
+                    connections.http2.note_choice(http2);
+                }
                 if !http2 {
                     return Ok(Upstream::new(transport.into(), endpoint, worker.wheel.now()));
                 }

@@ -154,18 +154,21 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
                 Verdict::Stuck => return Poll::Ready(End::Stuck),
             }
             let idle = streams.open.get() == 0;
-            let idle_end = streams.idle_since.get().saturating_add(view.snapshot.limits.idle);
-            if told == NEVER && (worker.is_draining() || (idle && now > idle_end)) {
+            // Of a connection with streams, each has deadlines of its own: this looks in now and then.
+            let since = if idle { streams.idle_since.get() } else { now };
+            let deadline = match told {
+                NEVER => since.saturating_add(view.snapshot.limits.idle),
+                told if flooded => told + ticks(LEAVE_TIMEOUT),
+                told => since.max(told) + ticks(LEAVE_TIMEOUT),
+            };
+            if told == NEVER && (worker.is_draining() || now > deadline) {
                 connection.graceful_shutdown();
                 told = now;
                 continue;
             }
-            let leave_end =
-                told.max(streams.idle_since.get()).saturating_add(if told == NEVER { 0 } else { ticks(LEAVE_TIMEOUT) });
-            if told != NEVER && (idle || flooded) && now > leave_end {
+            if now > deadline {
                 return Poll::Ready(if flooded { End::Failed } else { End::Orderly });
             }
-            let deadline = if told == NEVER { now.max(idle_end) } else { now.max(leave_end) };
             timer.arm(cx, (deadline + 1).min(gauge.deadline(head, blocked)));
             return Poll::Pending;
         }

@@ -680,3 +680,60 @@ async fn a_grpc_client_reads_the_proxys_refusal_from_trailers() {
     assert_eq!((answer.header("content-length"), answer.body.len()), (None, 0));
     proxy.until_metric("proxy_refused_total{category=\"upstream_connect_failed\"}", 1.0).await;
 }
+
+/// Any bytes after a good start: the connection ends in order, no thread panics, and others are served.
+#[tokio::test]
+async fn no_frames_whatever_harm_the_proxy() {
+    let origin = Origin::fixed("here").await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let good = Http2::to(&proxy).await;
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        bytes.extend([kind, flags]);
+        bytes.extend(stream.to_be_bytes());
+        bytes.extend(payload);
+        bytes
+    };
+    // GET and POST to `/`, from HPACK's static table.
+    let (get, post) = (b"\x82\x86\x84\x41\x04test", b"\x83\x86\x84\x41\x04test");
+    let mut corpus = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    for part in [
+        frame(4, 0, 0, &[0, 3, 0, 0, 0, 9, 0, 4, 0, 1, 0, 0]),
+        frame(1, 5, 1, get),
+        frame(1, 4, 3, post),
+        frame(8, 0, 0, &[0, 0, 1, 0]),
+        frame(0, 0, 3, b"abcdef"),
+        frame(1, 0, 5, &get[..4]),
+        frame(9, 4, 5, &get[4..]),
+        frame(6, 0, 0, &[1; 8]),
+        frame(2, 0, 3, &[0, 0, 0, 1, 16]),
+        frame(3, 0, 5, &[0, 0, 0, 8]),
+        frame(0, 1, 3, b"end"),
+        frame(1, 5, 7, get),
+        frame(7, 0, 0, &[0; 8]),
+    ] {
+        corpus.extend(part);
+    }
+    for seed in 0..300u64 {
+        let mut bytes = corpus.clone();
+        let random = noise(64, seed + 1);
+        for pair in random.chunks(4).take(usize::from(random[0] % 6)) {
+            let at = 24 + usize::from(u16::from_le_bytes([pair[0], pair[1]])) % (bytes.len() - 24);
+            match pair[2] % 4 {
+                0 => bytes[at] = pair[3],
+                1 => bytes[at] ^= 1 << (pair[3] % 8),
+                2 => bytes.insert(at, pair[3]),
+                _ => bytes.truncate(at.max(30)),
+            }
+        }
+        let mut tcp = TcpStream::connect(proxy.address()).await.unwrap();
+        // A proxy that has ended the connection already is right too.
+        let _ = tcp.write_all(&bytes).await;
+        let _ = tcp.shutdown().await;
+        let mut answer = Vec::new();
+        let _ = patiently("the end", tcp.read_to_end(&mut answer)).await;
+        assert_eq!(answer.get(3), Some(&4), "settings come first: {seed}");
+    }
+    assert_eq!(good.get("/").await.text(), "here");
+    assert_eq!(proxy.metric("proxy_panics_total"), Some(0.0));
+}
