@@ -198,6 +198,11 @@ impl Authority {
         self.first_start.as_ref()
     }
 
+    /// The fleet's sandbox routes by HTTP, without asking for a token: for an address that only this machine reaches.
+    pub fn sandbox_api(&self) -> axum::Router {
+        crate::sandbox::router(Arc::clone(&self.app.sandboxes))
+    }
+
     /// The fleet's id.
     #[must_use]
     pub fn fleet_id(&self) -> &str {

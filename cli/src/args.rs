@@ -185,10 +185,21 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap:
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
-/// `-confpath` has one dash in the program it comes from.
+/// Flags that have one dash in the programs they come from.
+const ONE_DASH: [&str; 7] =
+    ["confpath", "config-file", "http-addr", "tls-addr", "admin-addr", "enable-admin", "admin-token"];
+
+/// `-confpath` and its like have one dash in the programs they come from.
 fn with_two_dashes(argument: OsString) -> OsString {
     match argument.to_str() {
-        Some(text) if text == "-confpath" || text.starts_with("-confpath=") => format!("-{text}").into(),
+        Some(text)
+            if text
+                .strip_prefix('-')
+                .and_then(|rest| rest.split('=').next())
+                .is_some_and(|name| ONE_DASH.contains(&name)) =>
+        {
+            format!("-{text}").into()
+        }
         _ => argument,
     }
 }

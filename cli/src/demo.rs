@@ -164,6 +164,15 @@ fn describe(fleet: &Fleet, once: bool, printer: &Printer) {
         printer.talk(&format!("  curl -i http://{first}/"));
     }
     printer.talk("");
+    if let (Some(data), Some(admin), Some(backend)) = (fleet.data.first(), admins.first(), backends.first()) {
+        printer.talk("A route of your own, served by every proxy at once:");
+        printer.talk("");
+        printer.talk(&format!(
+            "  curl -X POST http://{admin}/routes -d '{{\"sandbox_id\":\"me\",\"pattern\":\"^/\",\"target_url\":\"http://{backend}\",\"priority\":1}}'"
+        ));
+        printer.talk(&format!("  curl -i -H 'Host: {}' http://{data}/", files::SANDBOX_HOST));
+        printer.talk("");
+    }
     printer.talk("Ctrl-C ends everything.");
     printer.talk("");
 }

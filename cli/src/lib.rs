@@ -54,7 +54,7 @@ use crate::printer::Printer;
 
 /// Runs one command line, program name first, and says how it ended. Never panics on what the user typed.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
-    let cli = match args::parse(arguments) {
+    let mut cli = match args::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers; everything else is wrong usage. A closed pipe is nobody's fault.
@@ -62,6 +62,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done };
         }
     };
+    if let (Command::Proxy(_), None) = (&cli.command, &cli.log.log_level) {
+        // Seed 004's name for it.
+        cli.log.log_level = std::env::var("PROXY_LOG_LEVEL").ok().filter(|level| !level.is_empty());
+    }
     let printer = Printer::new(cli.log.no_color);
     // Fails only where one is installed already, which is as good.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -89,7 +93,7 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Demo(args) => demo::run(args, printer).await,
         Command::Authority(args) => serve::authority(args, printer).await,
         Command::Agent(args) => serve::agent(args).await,
-        Command::Proxy(args) => serve::proxy(args).await,
+        Command::Proxy(args) => serve::proxy(args, printer).await,
         Command::Init(args) => init::run(&args, printer),
         Command::Schema(args) => schema::run(args, printer),
         Command::Drain(args) => drain::run(&args, printer).await,

@@ -9,15 +9,16 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use sealane_authority::sandbox::SandboxError;
-use sealane_model::config::{Config, ListenAddress, Pool, Route};
+use sealane_model::config::{Certificate, Config, ListenAddress, Listener, Pool, Position, Route, Tls, TlsVersion};
 use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{self, Problem, Severity};
-use sealane_model::sandbox;
+use sealane_model::sandbox::{self, SandboxTimes};
 use sealane_proxy::proxy::{Prepared, Proxy, RevisionTag};
 use sealane_proxy::settings::{AdminSettings, ListenFlag, Settings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,13 +111,44 @@ pub async fn run(args: RunArgs, printer: &Printer) -> Result<(), Failure> {
     let file = args.file.clone().or_else(|| args.confpath.clone());
     let database = alb.database(args.data.as_ref(), file.is_some() || !args.to.is_empty());
     let source = Source::choose(file, args.to.clone(), database.is_some())?;
+    let database = database.map(|path| (path, alb.times));
+    let handover = args.handover.clone();
+    serve(source, |config| settings(&args, &alb, config), database, None, handover, printer).await
+}
+
+/// Serves a file with settings that do not come from `sealane run`. `certificate`: PEM files of certificate and key for
+/// a file that names none.
+pub(crate) async fn serve_file(
+    file: PathBuf,
+    settings: Settings,
+    certificate: Option<(String, String)>,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let wants_tls = settings.tls_listen.is_some();
+    let settings_for = |config: &Config| match wants_tls && !config.listeners.iter().any(|listener| listener.tls) {
+        true => Err(Failure::usage("--tls-addr is set and there is no certificate")
+            .hint("write `tls: { certificates: … }` in the file, or set PROXY_TLS_CERT and PROXY_TLS_KEY")),
+        false => Ok(settings),
+    };
+    serve(Source::File(file), settings_for, None, certificate, None, printer).await
+}
+
+async fn serve(
+    source: Source,
+    settings_for: impl FnOnce(&Config) -> Result<Settings, Failure>,
+    database: Option<(PathBuf, SandboxTimes)>,
+    certificate: Option<(String, String)>,
+    handover: Option<PathBuf>,
+    printer: &Printer,
+) -> Result<(), Failure> {
     let text = source.read()?;
-    let config = checked(&text, printer).map_err(|problems| refused(&text, &problems, printer))?;
-    let mut upgrade = Upgrade::begin(args.handover.as_deref())?;
-    let mut settings = settings(&args, &alb, &config)?;
+    let config = checked(&text, certificate.as_ref(), printer);
+    let config = config.map_err(|problems| refused(&text, &problems, printer))?;
+    let mut upgrade = Upgrade::begin(handover.as_deref())?;
+    let mut settings = settings_for(&config)?;
     settings.inherited = upgrade.inherited.clone();
     let sandboxes = match &database {
-        Some(path) => Some(Sandboxes::open(path, alb.times).await?),
+        Some((path, times)) => Some(Sandboxes::open(path, *times).await?),
         None => None,
     };
     let (desk, commands) = sandboxes::line();
@@ -126,9 +158,9 @@ pub async fn run(args: RunArgs, printer: &Printer) -> Result<(), Failure> {
         admin.extra = Some(sandboxes::api(desk));
     }
     let proxy = Proxy::start(settings).await.map_err(|error| failed("cannot start the proxy", error))?;
-    let front = Front { proxy, config: Arc::new(config), tag: tag(&text) };
+    let front = Front::new(proxy, Arc::new(config), tag(&text));
     let (digest, printer) = (text.digest(), *printer);
-    let mut served = Served { printer, front, sandboxes, commands, source, digest, stamps: Vec::new() };
+    let mut served = Served { printer, front, sandboxes, commands, source, certificate, digest, stamps: Vec::new() };
     let config = Config::clone(&served.front.config);
     if let Err(problems) = served.activate(&text, config).await {
         served.front.proxy.stop().await;
@@ -160,6 +192,38 @@ struct Front {
     /// Without sandbox routes from the database. What is served unless it was just being tried.
     config: Arc<Config>,
     tag: RevisionTag,
+    /// When the file was written, Unix time in milliseconds: from there the lives of its sandbox routes count.
+    born_ms: Option<i64>,
+    /// How old the file was, in milliseconds, when its routes were looked at last.
+    looked_at_ms: AtomicU64,
+}
+
+impl Front {
+    fn new(proxy: Proxy, config: Arc<Config>, tag: RevisionTag) -> Self {
+        Self { proxy, config, tag, born_ms: None, looked_at_ms: AtomicU64::new(0) }
+    }
+
+    /// `base` without the sandbox routes of the file whose time is over.
+    fn current(&self, base: &Config, born_ms: Option<i64>) -> Config {
+        let mut config = base.clone();
+        let age_ms = age_ms(born_ms);
+        sandbox::end(&mut config, Duration::from_millis(age_ms));
+        self.looked_at_ms.store(age_ms, Ordering::Relaxed);
+        config
+    }
+
+    /// How long until a sandbox route of the file ends.
+    fn next_end(&self) -> Option<Duration> {
+        let looked_at = Duration::from_millis(self.looked_at_ms.load(Ordering::Relaxed));
+        let age = Duration::from_millis(age_ms(self.born_ms));
+        let lives = self.config.sandboxes.iter().flat_map(|sandboxes| &sandboxes.lives);
+        lives.filter(|(_, life)| *life > looked_at).map(|(_, life)| life.saturating_sub(age)).min()
+    }
+}
+
+fn age_ms(born_ms: Option<i64>) -> u64 {
+    let now_ms = crate::clock::now().as_millisecond();
+    born_ms.map_or(0, |born_ms| u64::try_from(now_ms.saturating_sub(born_ms)).unwrap_or(0))
 }
 
 impl Serve for Front {
@@ -170,7 +234,7 @@ impl Serve for Front {
     }
 
     async fn prepare(&self, routes: &BTreeMap<u64, (Route, Pool)>) -> Result<Prepared, SandboxError> {
-        let mut config = Config::clone(&self.config);
+        let mut config = self.current(&self.config, self.born_ms);
         sandbox::join(&mut config, routes.values().cloned());
         self.proxy.prepare(self.tag.clone(), Arc::new(config)).await.map_err(|problems| {
             SandboxError::Unservable(problems.first().map_or_else(String::new, |problem| problem.message.clone()))
@@ -195,6 +259,8 @@ struct Served {
     sandboxes: Option<Sandboxes>,
     commands: mpsc::Receiver<Command>,
     source: Source,
+    /// Files of a certificate for a config that names none.
+    certificate: Option<(String, String)>,
     /// Of the text that was tried last, good or bad.
     digest: Digest,
     /// What the watched files looked like when it was tried.
@@ -205,15 +271,15 @@ impl Served {
     /// Compiles and swaps. On `Err` the old snapshot serves on.
     async fn activate(&mut self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
         self.stamps = watched(&self.source, &config).into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect();
-        let (tag, base) = (tag(text), Arc::new(config));
-        let mut config = Config::clone(&base);
+        let (tag, base, born_ms) = (tag(text), Arc::new(config), self.source.written_ms());
+        let mut config = self.front.current(&base, born_ms);
         if let Some(sandboxes) = &self.sandboxes {
             sandboxes.join(&mut config);
         }
         let proxy = &self.front.proxy;
         let prepared = proxy.prepare(tag.clone(), Arc::new(config)).await?;
         proxy.activate(prepared).await.map_err(|error| vec![local_problem(text, &error.to_string())])?;
-        (self.front.config, self.front.tag) = (base, tag);
+        (self.front.config, self.front.tag, self.front.born_ms) = (base, tag, born_ms);
         Ok(())
     }
 
@@ -236,12 +302,18 @@ impl Served {
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut seen_changed: Option<Vec<Option<Stamp>>> = None;
         loop {
+            let end = self.front.next_end();
             let expiry = self.sandboxes.as_ref().and_then(Sandboxes::next_expiry);
             tokio::select! {
                 stop = stop.next() => return Ok(stop),
                 Some(command) = self.commands.recv() => {
                     if let Some(sandboxes) = &mut self.sandboxes {
                         sandboxes.carry_out(command, &self.front).await;
+                    }
+                }
+                () = tokio::time::sleep(end.unwrap_or(EXPIRY_LOOK).min(EXPIRY_LOOK)), if end.is_some() => {
+                    if self.front.next_end() == Some(Duration::ZERO) {
+                        self.end_routes().await;
                     }
                 }
                 () = tokio::time::sleep(expiry.unwrap_or(EXPIRY_LOOK).min(EXPIRY_LOOK)), if expiry.is_some() => {
@@ -271,6 +343,22 @@ impl Served {
         }
     }
 
+    /// Ends the sandbox routes of the file whose time is over.
+    async fn end_routes(&mut self) {
+        let mut config = self.front.current(&self.front.config, self.front.born_ms);
+        if let Some(sandboxes) = &self.sandboxes {
+            sandboxes.join(&mut config);
+        }
+        let prepared = self.front.proxy.prepare(self.front.tag.clone(), Arc::new(config)).await;
+        match prepared {
+            Ok(prepared) => match self.front.proxy.activate(prepared).await {
+                Ok(()) => info!("sandbox routes of the file ended"),
+                Err(error) => warn!(%error, "sandbox routes of the file not ended"),
+            },
+            Err(problems) => warn!(problems = problems.len(), "sandbox routes of the file not ended"),
+        }
+    }
+
     /// Tries the text again. `always`: also when it did not change, because a file it names may have.
     async fn reload(&mut self, always: bool) {
         let certificates_changed = self.stamps.iter().skip(1).any(|(path, stamp)| Stamp::of(path) != *stamp);
@@ -288,7 +376,7 @@ impl Served {
             return;
         }
         self.digest = text.digest();
-        let outcome = match checked(&text, &self.printer) {
+        let outcome = match checked(&text, self.certificate.as_ref(), &self.printer) {
             Ok(config) => self.activate(&text, config).await,
             Err(problems) => Err(problems),
         };
@@ -303,8 +391,11 @@ impl Served {
 }
 
 /// Parses, applies the flags, runs the file's own tests. Warnings are talked about; errors are returned.
-fn checked(text: &Text, printer: &Printer) -> Result<Config, Vec<Problem>> {
-    let (config, warnings) = parse(&text.name, &text.text, Reader::Local)?;
+fn checked(text: &Text, certificate: Option<&(String, String)>, printer: &Printer) -> Result<Config, Vec<Problem>> {
+    let (mut config, warnings) = parse(&text.name, &text.text, Reader::Local)?;
+    if let Some(files) = certificate {
+        add_certificate(&mut config, files);
+    }
     let failed = failed_tests(&text.name, &config);
     if failed.iter().any(|problem| problem.severity == Severity::Error) {
         return Err(failed);
@@ -316,6 +407,31 @@ fn checked(text: &Text, printer: &Printer) -> Result<Config, Vec<Problem>> {
         info!("the file's rollout is for a fleet and is not used here");
     }
     Ok(config)
+}
+
+/// Gives a config without a certificate this one, and a TLS listener.
+fn add_certificate(config: &mut Config, (cert_file, key_file): &(String, String)) {
+    let tls =
+        config.tls.get_or_insert_with(|| Tls { min_version: TlsVersion::V1_2, certificates: Vec::new(), mtls: None });
+    if !tls.certificates.is_empty() {
+        return;
+    }
+    tls.certificates.push(Certificate {
+        sni: None,
+        cert_file: cert_file.clone(),
+        key_file: key_file.clone(),
+        at: Position::default(),
+    });
+    if !config.listeners.iter().any(|listener| listener.tls) {
+        config.listeners.push(Listener {
+            name: "https".to_owned(),
+            address: ListenAddress { ip: None, port: 8443 },
+            tls: true,
+            redirect_to_https: false,
+            proxy_protocol: false,
+            at: Position::default(),
+        });
+    }
 }
 
 /// What the file's own tests found wrong, with the file's name.

@@ -112,13 +112,13 @@ pub struct AgentArgs {
 pub struct ProxyArgs {
     /// The agent: http://HOST:PORT or unix:PATH
     #[arg(long, value_name = "URL", env = "SEALANE_AGENT")]
-    agent: String,
+    agent: Option<String>,
     /// The fleet's trust root (the authority's trust.json)
     #[arg(long, value_name = "FILE", env = "SEALANE_TRUST")]
-    trust: PathBuf,
+    trust: Option<PathBuf>,
     /// State directory; made at the first start
     #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
-    data: PathBuf,
+    data: Option<PathBuf>,
     /// Stable name, unique in the fleet [default: host name and data port, kept in the state directory]
     #[arg(long, value_name = "ID", env = "SEALANE_ID")]
     id: Option<String>,
@@ -128,9 +128,19 @@ pub struct ProxyArgs {
     /// Address of the first TLS listener, instead of the revision's
     #[arg(long, value_name = "ADDR", env = "SEALANE_TLS_ADDR")]
     tls_addr: Option<ListenAddress>,
-    /// Admin address: health, metrics; without a host it is loopback; `off` for none
-    #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN_ADDR", default_value = "127.0.0.1:9090")]
-    admin_addr: String,
+    /// Serve this config file, without a fleet (also PROXY_CONFIG_FILE)
+    #[arg(long, value_name = "FILE", env = "SEALANE_CONFIG_FILE", conflicts_with = "agent")]
+    config_file: Option<PathBuf>,
+    /// Admin address: health, metrics; without a host it is loopback; `off` for none [default: 127.0.0.1:9090]
+    #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN_ADDR")]
+    admin_addr: Option<String>,
+    /// Whether there is an admin listener
+    #[arg(long, value_name = "BOOL", env = "SEALANE_ENABLE_ADMIN", action = clap::ArgAction::Set)]
+    #[arg(default_value_t = true, num_args = 0..=1, default_missing_value = "true", hide_default_value = true)]
+    enable_admin: bool,
+    /// Bearer token that the admin API asks for (also ADMIN_TOKEN)
+    #[arg(long, value_name = "TOKEN", env = "SEALANE_ADMIN_TOKEN")]
+    admin_token: Option<String>,
     /// Lets the admin address be reachable from other machines without TLS and a token (development only)
     #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
     insecure_admin: bool,
@@ -237,16 +247,34 @@ pub async fn agent(args: AgentArgs) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As the proxy's start.
-pub async fn proxy(args: ProxyArgs) -> Result<(), Failure> {
-    let admin = match args.admin_addr.as_str() {
+pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
+    let seed = SeedVariables::read(|name| std::env::var(name).ok());
+    let asked = args.admin_addr.as_deref().or(seed.admin_address.as_deref()).unwrap_or("127.0.0.1:9090");
+    let admin = match asked {
+        _ if !args.enable_admin => None,
         "off" => None,
         text => Some(crate::run::admin_address(text)?),
     };
+    let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);
+    own.http_listen = args.http_addr.map(|address| ListenFlag { address, flag: "--http-addr" });
+    own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
+    args.secrets.apply(&mut own);
+    if let Some(admin) = &mut own.admin {
+        admin.token = args.admin_token.or_else(|| seed.admin_token.clone()).filter(|token| !token.is_empty());
+    }
+    if let Some(file) = args.config_file.or_else(|| seed.config_file.clone().filter(|_| args.agent.is_none())) {
+        seed.warn_of_unused();
+        return crate::run::serve_file(file, own, seed.certificate, printer).await;
+    }
+    let (Some(agent), Some(trust), Some(data)) = (args.agent, args.trust, args.data) else {
+        return Err(Failure::usage("nothing says where the config comes from")
+            .hint("sealane proxy --agent URL --trust FILE --data DIR   (or: sealane proxy --config-file FILE)"));
+    };
     let settings = ControlSettings {
         id: args.id,
-        agent: args.agent.parse::<AgentAddress>().map_err(|error| Failure::usage(error.to_string()))?,
-        trust: args.trust,
-        data: args.data,
+        agent: agent.parse::<AgentAddress>().map_err(|error| Failure::usage(error.to_string()))?,
+        trust,
+        data,
     };
     let mut signals = stop_signals()?;
     let handover = match args.handover {
@@ -255,10 +283,6 @@ pub async fn proxy(args: ProxyArgs) -> Result<(), Failure> {
         None => Some(settings.data.join("handover.sock")),
     };
     let mut upgrade = Upgrade::begin(handover.as_deref())?;
-    let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);
-    own.http_listen = args.http_addr.map(|address| ListenFlag { address, flag: "--http-addr" });
-    args.secrets.apply(&mut own);
-    own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
     own.inherited = upgrade.inherited.clone();
     let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;
     let mut control = attach(&proxy, &settings).await?;
@@ -298,6 +322,65 @@ async fn attach(proxy: &Proxy, settings: &ControlSettings) -> Result<Control, Fa
     attached.map_err(|error| failed("cannot start the proxy", error))
 }
 
+/// The environment variables of seed 004's README, below the flags. An empty one is not set.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct SeedVariables {
+    config_file: Option<PathBuf>,
+    admin_address: Option<String>,
+    admin_token: Option<String>,
+    /// PEM files of the first TLS listener's certificate and key.
+    certificate: Option<(String, String)>,
+    /// Set, and of no use to this version.
+    unused: Vec<&'static str>,
+}
+
+impl SeedVariables {
+    fn read(get: impl Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| get(name).filter(|value| !value.is_empty());
+        let unused = ["PROXY_METRICS_ADDRESS", "PROXY_TRACE_ENDPOINT"];
+        Self {
+            config_file: get("PROXY_CONFIG_FILE").map(PathBuf::from),
+            admin_address: get("PROXY_ADMIN_ADDRESS"),
+            admin_token: get("ADMIN_TOKEN"),
+            certificate: get("PROXY_TLS_CERT").zip(get("PROXY_TLS_KEY")),
+            unused: unused.into_iter().filter(|name| get(name).is_some()).collect(),
+        }
+    }
+
+    fn warn_of_unused(&self) {
+        for name in &self.unused {
+            tracing::warn!("{name} is set, and this version has no use for it: metrics are on the admin address");
+        }
+    }
+}
+
 fn stop_signals() -> Result<Signals, Failure> {
     Signals::new().map_err(|error| failed("cannot wait for signals", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variables_of_seed_004_are_understood_and_what_has_no_use_is_said() {
+        let read = |pairs: &[(&str, &str)]| {
+            SeedVariables::read(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+        };
+        assert_eq!(read(&[("PROXY_CONFIG_FILE", ""), ("ADMIN_TOKEN", "")]), SeedVariables::default());
+        let all = read(&[
+            ("PROXY_CONFIG_FILE", "c.yaml"),
+            ("PROXY_ADMIN_ADDRESS", ":9090"),
+            ("ADMIN_TOKEN", "t"),
+            ("PROXY_TLS_CERT", "c.pem"),
+            ("PROXY_TLS_KEY", "k.pem"),
+            ("PROXY_METRICS_ADDRESS", ":9091"),
+        ]);
+        assert_eq!(all.config_file, Some("c.yaml".into()));
+        assert_eq!(all.certificate, Some(("c.pem".into(), "k.pem".into())));
+        assert_eq!((all.admin_address.as_deref(), all.admin_token.as_deref()), (Some(":9090"), Some("t")));
+        assert_eq!(all.unused, ["PROXY_METRICS_ADDRESS"]);
+        // A key without its certificate is of no use.
+        assert_eq!(read(&[("PROXY_TLS_KEY", "k.pem")]).certificate, None);
+    }
 }

@@ -197,12 +197,16 @@ pub struct Sandboxes {
     pub hosts: Vec<HostMatch>,
     /// Indexes of the sandbox routes in [`Config::routes`].
     pub routes: Vec<RouteIndex>,
+    /// Those of the file that live for a while, counted from when the file was written; see [`crate::sandbox::end`].
+    pub lives: Vec<(RouteIndex, Duration)>,
+    /// Those whose time is over: no request meets them.
+    pub ended: Vec<RouteIndex>,
 }
 
 /// On, everywhere behind the file, with no routes.
 impl Default for Sandboxes {
     fn default() -> Self {
-        Self { enabled: true, hosts: Vec::new(), routes: Vec::new() }
+        Self { enabled: true, hosts: Vec::new(), routes: Vec::new(), lives: Vec::new(), ended: Vec::new() }
     }
 }
 

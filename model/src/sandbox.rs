@@ -231,6 +231,14 @@ pub fn join(config: &mut Config, routes: impl IntoIterator<Item = (Route, Pool)>
     }
 }
 
+/// Ends the routes of the file whose `ttl` is over, `age` after the file was written. How long until the next one ends.
+pub fn end(config: &mut Config, age: Duration) -> Option<Duration> {
+    let sandboxes = config.sandboxes.as_mut()?;
+    let (over, lives): (Vec<_>, Vec<_>) = sandboxes.lives.iter().partition(|(_, life)| *life <= age);
+    sandboxes.ended = over.into_iter().map(|(route, _)| route).collect();
+    lives.into_iter().map(|(_, life)| life.saturating_sub(age)).min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,6 +301,34 @@ mod tests {
         assert_eq!(sandbox.policy.timeout, Some(Duration::from_secs(1)));
         assert_eq!(config.pools[1].connections.connect_timeout, Duration::from_secs(5));
         assert_eq!(config.sandboxes.unwrap().routes, [1]);
+    }
+
+    #[test]
+    fn a_route_of_the_file_ends_with_its_ttl_and_the_others_stay() {
+        use crate::decide::{Decision, HeaderView, RequestHead, RouteTable};
+        struct NoHeaders;
+        impl HeaderView for NoHeaders {
+            fn any_value(&self, _: &str, _: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+                false
+            }
+        }
+        let text = "sandboxes: { routes: [
+            { sandbox_id: s, pattern: ^/a, target_url: \"http://a\", ttl: 1h },
+            { sandbox_id: s, pattern: ^/b, target_url: \"http://b\", ttl: 3h },
+            { sandbox_id: s, pattern: ^/, target_url: \"http://c\", priority: 200 } ] }\n";
+        let (mut config, _) = parse("f", text, Reader::Local).unwrap();
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let decided = |config: &Config, path: &str| {
+            let table = RouteTable::compile(config);
+            let head = RequestHead { method: "GET", host: "h", path, query: None, headers: &NoHeaders };
+            table.decide(&head, &mut table.scratch())
+        };
+        assert_eq!(end(&mut config, Duration::ZERO), Some(hours(1)));
+        assert_eq!(decided(&config, "/a"), Decision::Route(0));
+        assert_eq!(end(&mut config, hours(2)), Some(hours(1)));
+        assert_eq!((decided(&config, "/a"), decided(&config, "/b")), (Decision::Route(2), Decision::Route(1)));
+        assert_eq!(end(&mut config, hours(3)), None);
+        assert_eq!(decided(&config, "/b"), Decision::Route(2));
     }
 
     #[test]

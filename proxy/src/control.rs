@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealane_model::config::Config;
 use sealane_model::envelope::Envelope;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::trust::TrustRoot;
@@ -29,7 +28,7 @@ pub use self::disk::DiskError;
 use self::link::{Observer, Stream};
 use self::metrics::ControlMetrics;
 use self::refusal::Refusals;
-use self::sandbox::Sandboxes;
+use self::sandbox::{Base, Sandboxes};
 pub use self::state::StateError;
 use self::status::Measure;
 use self::store::Store;
@@ -287,11 +286,7 @@ impl Control {
 
 /// Serves the newest revision of the last-good ring that this machine can serve. A broken one is an error in the log,
 /// not in the start.
-async fn start_from_disk(
-    proxy: &Proxy,
-    store: &Store,
-    sandboxes: &Sandboxes,
-) -> Option<(VerifiedRelease, Arc<Config>)> {
+async fn start_from_disk(proxy: &Proxy, store: &Store, sandboxes: &Sandboxes) -> Option<(VerifiedRelease, Base)> {
     let state = store.state();
     for digest in &state.ring {
         let Some(kept) = state.kept.get(digest) else { continue };
@@ -323,16 +318,17 @@ async fn serve_kept(
     store: &Store,
     release: &VerifiedRelease,
     sandboxes: &Sandboxes,
-) -> Result<Arc<Config>, String> {
+) -> Result<Base, String> {
     let words = |problems: Vec<sealane_model::problem::Problem>| {
         problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
     };
     let bundle = store.open_kept(release).map_err(|error| disk::chain(&error))?;
     let config = apply::read(&bundle).await.map_err(words)?;
-    let joined = Arc::new(sandboxes.join(&config));
-    let prepared = proxy.prepare(apply::tag(release), joined).await.map_err(words)?;
+    let base = Base::of(release, config);
+    let (joined, _) = sandboxes.join(&base);
+    let prepared = proxy.prepare(apply::tag(release), Arc::new(joined)).await.map_err(words)?;
     proxy.activate(prepared).await.map_err(|error| disk::chain(&error))?;
-    Ok(config)
+    Ok(base)
 }
 
 fn channel(agent: &AgentAddress) -> Result<Channel, AddressError> {

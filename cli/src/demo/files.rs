@@ -26,21 +26,33 @@ pub(crate) fn write(directory: &Path, backends: &[SocketAddr], dead: SocketAddr)
     Ok(configs)
 }
 
+/// The host on which the demo's sandbox routes go by priority.
+pub(super) const SANDBOX_HOST: &str = "dev.localhost";
+
+fn sandboxes() -> String {
+    format!(
+        "# On this host the routes of sandboxes come first; elsewhere behind those of this file.\nsandboxes: {{ hosts: [{SANDBOX_HOST}] }}\n"
+    )
+}
+
 fn fleet(pool: &str) -> String {
     format!(
-        "# What the demo's fleet runs at first. Each proxy binds its own port instead of this one.\nlisten: :8080\nroutes:\n  - id: shop\n    path_prefix: /\n    pool: shop\n{pool}"
+        "# What the demo's fleet runs at first. Each proxy binds its own port instead of this one.\nlisten: :8080\nroutes:\n  - id: shop\n    path_prefix: /\n    pool: shop\n{pool}{}",
+        sandboxes()
     )
 }
 
 fn good(pool: &str) -> String {
     format!(
-        "# A change that is fine: one more route and a deadline.\nlisten: :8080\nroutes:\n  - id: health\n    path: /health\n    pool: shop\n  - id: shop\n    path_prefix: /\n    pool: shop\n    policy: {{ timeout: 5s }}\n{pool}"
+        "# A change that is fine: one more route and a deadline.\nlisten: :8080\nroutes:\n  - id: health\n    path: /health\n    pool: shop\n  - id: shop\n    path_prefix: /\n    pool: shop\n    policy: {{ timeout: 5s }}\n{pool}{}",
+        sandboxes()
     )
 }
 
 fn bad(dead: SocketAddr) -> String {
     format!(
-        "# A change that is wrong: it is well-formed, and it sends every request to a backend that is dead.\nlisten: :8080\nroutes:\n  - id: shop\n    path_prefix: /\n    to: http://{dead}\n"
+        "# A change that is wrong: it is well-formed, and it sends every request to a backend that is dead.\nlisten: :8080\nroutes:\n  - id: shop\n    path_prefix: /\n    to: http://{dead}\n{}",
+        sandboxes()
     )
 }
 

@@ -111,7 +111,7 @@ pub(super) async fn fleet(directory: &Path, printer: &Printer) -> Result<Fleet, 
                 trust: directory.join("authority/trust.json"),
                 data: directory.join(format!("proxy-{id}")),
             };
-            proxies.push(proxy(address, admin, settings).await?);
+            proxies.push(proxy(address, admin, authority.sandbox_api(), settings).await?);
             data.push(address);
         }
         agents.push(agent);
@@ -131,10 +131,14 @@ pub(super) async fn fleet(directory: &Path, printer: &Printer) -> Result<Fleet, 
 async fn proxy(
     address: SocketAddr,
     admin: SocketAddr,
+    sandbox_api: axum::Router,
     settings: ControlSettings,
 ) -> Result<(Proxy, control::Control), Failure> {
     let address = ListenAddress { ip: Some(address.ip()), port: address.port() };
     let mut own = crate::run::proxy_settings(Some(1), Some(admin), "the demo", false);
+    if let Some(admin) = &mut own.admin {
+        admin.extra = Some(sandbox_api);
+    }
     own.node = settings.id.clone().unwrap_or_default();
     own.http_listen = Some(ListenFlag { address, flag: "the demo" });
     // Six proxies' access logs would drown what the demo has to say.

@@ -60,6 +60,13 @@ impl Source {
             })
     }
 
+    /// When the file was written, Unix time in milliseconds; `None`: there is none.
+    pub(crate) fn written_ms(&self) -> Option<i64> {
+        let Self::File(path) = self else { return None };
+        let modified = std::fs::metadata(path).ok()?.modified().ok()?;
+        i64::try_from(modified.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis()).ok()
+    }
+
     /// The text now.
     pub(crate) fn read(&self) -> Result<Text, Failure> {
         match self {

@@ -252,3 +252,35 @@ async fn drain_takes_a_running_proxy_out_of_service_and_waits() {
     let nobody = finish(program(), directory.path(), SOON, &["drain", "--admin", &admin]).await;
     assert_eq!(nobody.code, 6, "{}", nobody.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_serves_a_file_by_the_flags_of_seed_004() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::start("a").await;
+    let (listen, admin) = (free_address(), free_address());
+    std::fs::write(directory.path().join("c.yaml"), config(":1", &origin.address().to_string())).expect("a file");
+    let args = [
+        "proxy",
+        "-config-file",
+        "c.yaml",
+        "-http-addr",
+        &listen.to_string(),
+        "-admin-addr",
+        &admin.to_string(),
+        "-enable-admin=true",
+        "-admin-token",
+        "devtoken",
+    ];
+    let mut process = Process::start(program(), directory.path(), &directory.path().join("proxy.log"), &args);
+    wait_for(&format!("http://{listen}/"), (200, "a")).await;
+    let client = load::client();
+    let (status, _) = load::get(&client, &format!("http://{admin}/api/v2/config/current")).await.expect("an answer");
+    assert_eq!(status, 401, "the admin API asks for its token");
+    assert_eq!(process.stop(Signal::INT, SOON).await, 0);
+
+    let nothing = finish(program(), directory.path(), SOON, &["proxy"]).await;
+    assert!(nothing.code == 64 && nothing.stderr.contains("--config-file FILE"), "{nothing:?}");
+    let bare =
+        finish(program(), directory.path(), SOON, &["proxy", "--config-file", "c.yaml", "--tls-addr", ":0"]).await;
+    assert!(bare.code == 64 && bare.stderr.contains("PROXY_TLS_CERT"), "{bare:?}");
+}

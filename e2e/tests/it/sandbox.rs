@@ -366,3 +366,24 @@ async fn a_fleet_serves_sandbox_routes_beside_its_config_and_through_its_rollout
     let bad = fleet.cli(&["sandbox", "add", "dave", "(", &target]).await;
     assert_eq!(bad.code, 64, "{bad:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sandbox_route_of_a_file_ends_with_its_ttl_counted_from_when_the_file_was_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::start("file").await;
+    let route = |pattern: &str, ttl: &str| {
+        format!(
+            "  - {{ sandbox_id: s, pattern: ^/{pattern}, target_url: \"http://{}\", ttl: {ttl} }}\n",
+            origin.address()
+        )
+    };
+    let text = format!("sandboxes:\n  routes:\n{}{}", route("short", "3s"), route("long", "1h"));
+    std::fs::write(directory.path().join("config.yaml"), text).expect("a file");
+    let router = Router::start(directory.path(), &["config.yaml"]).await;
+    assert_eq!(router.get("/long").await.0, 200);
+    wait::until("the end of the ttl", SOON, async || (router.get("/short").await.0 == 404).then_some(())).await;
+    assert_eq!(router.get("/long").await.0, 200);
+    // An edit of other routes does not bring it back.
+    assert_eq!(router.add("t", "^/other", "http://127.0.0.1:1", 1).await.0, 201);
+    assert_eq!((router.get("/short").await.0, router.get("/long").await.0), (404, 200));
+}

@@ -1,6 +1,6 @@
 //! From routes to a table: order them, then put each where a search will find it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -47,7 +47,8 @@ pub(super) fn compile(config: &Config) -> RouteTable {
 fn ordered(config: &Config) -> impl Iterator<Item = (Tier, RouteIndex)> + use<> {
     let has_sandbox_hosts = config.sandboxes.as_ref().is_some_and(|sandboxes| !sandboxes.hosts.is_empty());
     let mut candidates = Vec::with_capacity(config.routes.len());
-    for (index, route) in config.routes.iter().enumerate() {
+    let ended: HashSet<RouteIndex> = config.sandboxes.iter().flat_map(|sandboxes| &sandboxes.ended).copied().collect();
+    for (index, route) in config.routes.iter().enumerate().filter(|(index, _)| !ended.contains(index)) {
         let tiers: &[Tier] = match &route.sandbox {
             None => &[Tier::File],
             Some(_) if has_sandbox_hosts => &[Tier::SandboxHost, Tier::Elsewhere],

@@ -2,6 +2,7 @@
 //! [`crate::sandbox`] has them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::address::{self, Target};
 use super::endpoint::of_target;
@@ -45,7 +46,7 @@ pub(super) fn sandboxes(
     let mut sandboxes = Sandboxes { enabled, hosts, ..Sandboxes::default() };
     let mut seen = HashMap::new();
     for (index, item) in items.iter().enumerate() {
-        let Some((route, pool)) = sandbox_route(item, index as u64 + 1, findings) else { continue };
+        let Some((route, pool, ttl)) = sandbox_route(item, index as u64 + 1, findings) else { continue };
         if let (Some((sandbox, _)), PathMatch::Regex(pattern)) = (&route.sandbox, &route.path)
             && let Some(line) = seen.insert((sandbox.clone(), pattern.clone()), item.span.line)
         {
@@ -55,6 +56,7 @@ pub(super) fn sandboxes(
         }
         if enabled {
             sandboxes.routes.push(routes.len());
+            sandboxes.lives.extend(ttl.map(|ttl| (routes.len(), ttl)));
             routes.push(Route { pool: pools.len(), ..route });
             pools.push(pool);
         }
@@ -63,7 +65,7 @@ pub(super) fn sandboxes(
 }
 
 /// Index of the pool is left to the caller.
-fn sandbox_route(node: &Node<'_>, number: u64, findings: &mut Findings) -> Option<(Route, Pool)> {
+fn sandbox_route(node: &Node<'_>, number: u64, findings: &mut Findings) -> Option<(Route, Pool, Option<Duration>)> {
     let keys = &["sandbox_id", "pattern", "target_url", "priority", "ttl"];
     let fields = Fields::open(node, "a sandbox route", keys, findings)?;
     let sandbox = fields.require("sandbox_id", "the sandbox it belongs to", findings);
@@ -82,12 +84,14 @@ fn sandbox_route(node: &Node<'_>, number: u64, findings: &mut Findings) -> Optio
         Some(target)
     });
     let priority = fields.get("priority").and_then(|node| priority(node, findings)).unwrap_or(PRIORITY_DEFAULT);
-    if let (Some(key), Some(_)) = (fields.key("ttl"), fields.duration_if_any("ttl", findings)) {
+    let ttl = fields.duration_if_any("ttl", findings);
+    if let (Some(key), Some(_)) = (fields.key("ttl"), ttl) {
         findings.uses(key, Feature::SandboxTtl);
     }
     let (sandbox, pattern, target) = (sandbox?, pattern?, target?);
     let id = RouteId(format!("{SANDBOX}{sandbox}/{number}"));
-    Some(build(id, (sandbox, number), pattern, &target, priority, SandboxTimes::default(), node.at()))
+    let (route, pool) = build(id, (sandbox, number), pattern, &target, priority, SandboxTimes::default(), node.at());
+    Some((route, pool, ttl))
 }
 
 /// A sandbox route that did not come from a file.

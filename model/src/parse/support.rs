@@ -79,7 +79,7 @@ const TABLE: &[Support] = &[
     row(
         Feature::SandboxTtl,
         "`ttl` of a sandbox route in a file",
-        false,
+        true,
         "add the route through the API to let it expire",
     ),
     row(Feature::Tracing, "`tracing`", false, REMOVE),

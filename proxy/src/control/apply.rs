@@ -27,7 +27,7 @@ use super::command::{self, Command, CommandError, Newest};
 use super::disk::{self, DiskError};
 use super::link;
 use super::refusal::Refusals;
-use super::sandbox::{self, Sandboxes};
+use super::sandbox::{self, Base, Sandboxes};
 use super::state::{Kept, State};
 use super::store::{OpenError, Store, open_from};
 use super::unix_ms;
@@ -53,14 +53,14 @@ pub(crate) struct Applier {
     /// What is joined to every config.
     pub(crate) sandboxes: Sandboxes,
     /// The config that is served, without sandbox routes.
-    pub(crate) base: Option<Arc<Config>>,
+    pub(crate) base: Option<Base>,
 }
 
 /// A compiled snapshot and the config it was made of, without sandbox routes.
 #[derive(Debug)]
 pub(crate) struct Ready {
     prepared: Prepared,
-    base: Arc<Config>,
+    base: Base,
 }
 
 type Commands = watch::Receiver<Option<Arc<v1::ProxyDesired>>>;
@@ -128,6 +128,7 @@ impl Applier {
                     None => std::future::pending().await,
                 }
             };
+            let ends = Self::until_one_ends(self.base.clone());
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = commands.changed() => if changed.is_err() { return },
@@ -138,7 +139,17 @@ impl Applier {
                     self.sandbox_offers.mark_changed();
                 }
                 () = wait => {}
+                () = ends => self.join_again().await,
             }
+        }
+    }
+
+    /// Waits until a sandbox route of the file in force ends.
+    async fn until_one_ends(base: Option<Base>) {
+        let next = base.and_then(|base| Sandboxes::default().join(&base).1);
+        match next {
+            Some(next) => tokio::time::sleep(next.max(ENDS_GAP)).await,
+            None => std::future::pending().await,
         }
     }
 
@@ -268,9 +279,9 @@ impl Applier {
     }
 
     async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Ready, Vec<Problem>> {
-        let base = read(bundle).await?;
-        let joined = Arc::new(self.sandboxes.join(&base));
-        let prepared = self.proxy.prepare(tag(bundle.release()), joined).await?;
+        let base = Base::of(bundle.release(), read(bundle).await?);
+        let (joined, _) = self.sandboxes.join(&base);
+        let prepared = self.proxy.prepare(tag(bundle.release()), Arc::new(joined)).await?;
         Ok(Ready { prepared, base })
     }
 
@@ -318,8 +329,8 @@ impl Applier {
     /// Joins the sandbox routes to what is served, then to what is prepared.
     async fn join_again(&mut self) {
         if let (Some(base), Some(tag)) = (self.base.clone(), self.proxy.active()) {
-            let joined = Arc::new(self.sandboxes.join(&base));
-            match self.proxy.prepare(tag, joined).await {
+            let (joined, _) = self.sandboxes.join(&base);
+            match self.proxy.prepare(tag, Arc::new(joined)).await {
                 Ok(prepared) => {
                     if let Err(error) = self.proxy.activate(prepared).await {
                         tracing::error!(error = disk::chain(&error), "sandbox routes not served");
@@ -332,8 +343,8 @@ impl Applier {
             }
         }
         for (digest, ready) in std::mem::take(&mut self.prepared) {
-            let joined = Arc::new(self.sandboxes.join(&ready.base));
-            let again = self.proxy.prepare(ready.prepared.tag().clone(), joined).await;
+            let (joined, _) = self.sandboxes.join(&ready.base);
+            let again = self.proxy.prepare(ready.prepared.tag().clone(), Arc::new(joined)).await;
             // What cannot be compiled again is compiled anew with the next command.
             if let Ok(prepared) = again {
                 self.prepared.insert(digest, Ready { prepared, base: ready.base });
@@ -539,5 +550,7 @@ const CHUNKS_AT_ONCE: usize = 8;
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// What was refused is looked at again after this, unless another command comes: a file that was missing may be there.
 const REFUSED_AGAIN: Duration = Duration::from_secs(15);
+/// Routes that end closer together end together.
+const ENDS_GAP: Duration = Duration::from_millis(100);
 /// Problems of one revision that are told.
 const PROBLEMS_MAX: usize = 100;

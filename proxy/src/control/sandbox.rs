@@ -4,6 +4,8 @@
 //! then joined to the snapshot in force and to those that are prepared. Going back to another config never changes it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use sealane_model::bundle::VerifiedBundle;
 use sealane_model::config::{Config, Pool, Route};
@@ -44,6 +46,20 @@ pub(crate) fn verify(state: &State, offer: &v1::SandboxOffer) -> Result<Option<O
     Ok(Some(Offer { roots, release }))
 }
 
+/// A config without the sandbox routes of the partition.
+#[derive(Clone, Debug)]
+pub(crate) struct Base {
+    pub(crate) config: Arc<Config>,
+    /// Unix time in milliseconds at which its revision was made: from there the lives of its own sandbox routes count.
+    pub(crate) born_ms: u64,
+}
+
+impl Base {
+    pub(crate) fn of(release: &VerifiedRelease, config: Arc<Config>) -> Self {
+        Self { config, born_ms: u64::try_from(release.release().created_at_unix_ms).unwrap_or(0) }
+    }
+}
+
 /// The routes that are joined to every config.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sandboxes {
@@ -73,12 +89,14 @@ impl Sandboxes {
         Ok(Self { revision: bundle.release().release().revision.0, routes })
     }
 
-    /// `config` with these routes, but for those whose time was over before this proxy heard of it.
-    pub(crate) fn join(&self, config: &Config) -> Config {
-        let mut joined = config.clone();
+    /// `base` with these routes, but for those whose time is over; and how long until one of the file's ends.
+    pub(crate) fn join(&self, base: &Base) -> (Config, Option<Duration>) {
+        let mut joined = Config::clone(&base.config);
         let now_ms = u64::try_from(unix_ms()).unwrap_or(0);
+        let age = Duration::from_millis(now_ms.saturating_sub(base.born_ms));
+        let next = sandbox::end(&mut joined, age);
         let live = self.routes.values().filter(|(route, ..)| !route.is_expired(now_ms));
         sandbox::join(&mut joined, live.map(|(_, route, pool)| (route.clone(), pool.clone())));
-        joined
+        (joined, next)
     }
 }
