@@ -21,9 +21,9 @@ pub use self::pool::{
     OutlierDetection, PassiveHealth, Pool, PoolId, StatusRange, UpstreamTls,
 };
 pub use self::route::{
-    AutoBrake, CohortKey, CohortRouting, HeaderCondition, Hedge, HedgeDelay, HostCondition, OverloadProtection,
-    PathMatch, Pattern, Policy, PolicyId, QueryCondition, RateLimit, RateLimitKey, Retries, RetryCondition, Rewrite,
-    Route, RouteId, TrafficPlan,
+    AdaptiveLimit, AdaptiveMode, AutoBrake, Backoff, ClientRetryCap, CohortKey, CohortRouting, HeaderCondition, Hedge,
+    HedgeDelay, HostCondition, OverloadProtection, PathMatch, Pattern, Policy, PolicyId, QueryCondition, RateLimit,
+    RateLimitKey, Retries, RetryCondition, Rewrite, Route, RouteId, TrafficPlan,
 };
 
 mod middleware;
@@ -123,7 +123,7 @@ pub struct Limits {
     /// Client connections of the whole proxy. Default 50,000.
     pub connections_max: usize,
     /// Client connections of one client address. Default 1,000. A trusted proxy stands for many clients and is bound by
-    /// [`Self::connections_max`] alone.
+    /// [`Self::connections_max`] alone; a client that its PROXY header names is bound as any other.
     pub connections_per_client_max: usize,
 }
 

@@ -78,14 +78,19 @@ fn possible_pools(route: &Route, headers: &[(String, String)]) -> Vec<PoolIndex>
             let name = name.to_owned();
             headers.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_str())
         };
-        let cohort = match &cohorts.key {
-            CohortKey::Header(name) => values(name).next(),
-            CohortKey::Cookie(name) => values("cookie")
+        let cookie = |name: &str| {
+            values("cookie")
                 .flat_map(|value| value.split(';'))
                 .filter_map(|pair| pair.trim().split_once('='))
-                .find(|(known, _)| known == name)
-                .map(|(_, value)| value),
-            CohortKey::HashHeader(_) | CohortKey::HashCookie(_) => None,
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| value)
+        };
+        let cohort = match &cohorts.key {
+            CohortKey::Header(name) => values(name).next(),
+            CohortKey::Cookie(name) => cookie(name),
+            CohortKey::HashHeader(name) => values(name).next(),
+            CohortKey::HashCookie(name) => cookie(name),
+            CohortKey::HashClientIp => None,
         };
         let pool = cohort.and_then(|cohort| cohorts.mappings.iter().find(|(known, _)| known == cohort));
         if let Some((_, pool)) = pool {

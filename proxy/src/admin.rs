@@ -29,6 +29,7 @@ use crate::serve::StartError;
 use crate::settings::AdminSettings;
 use crate::shared::{Shared, Stage};
 
+mod live;
 mod tls;
 
 /// Binds and serves. Where it is bound.
@@ -111,6 +112,8 @@ fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router 
         .route("/api/v2/config/current", get(current))
         .route("/api/v2/drain", get(drain_state).post(drain))
         .route("/api/v2/pools/{id}/health", get(pool_health))
+        .route("/api/v2/breakers", get(live::breakers))
+        .route("/api/v2/traffic/canary", get(live::traffic))
         .with_state(Arc::clone(shared))
         .merge(settings.extra.clone().unwrap_or_default());
     let guarded = match &settings.token {
@@ -160,7 +163,7 @@ async fn current(State(shared): State<Arc<Shared>>) -> Response {
     let routes: Vec<Value> = snapshot
         .routes
         .iter()
-        .map(|route| json!({ "id": &*route.id, "pool": &*snapshot.pools[route.pool].id }))
+        .map(|route| json!({ "id": &*route.id, "pool": &*snapshot.pools[route.pool()].id }))
         .collect();
     let pools: Vec<Value> = snapshot
         .pools

@@ -41,6 +41,7 @@ use crate::request::Request;
 use crate::settings::Settings;
 use crate::snapshot::problems::error;
 use crate::snapshot::secrets;
+use crate::traffic::stage::{self, CompiledTraffic};
 use crate::worker::Worker;
 
 pub(crate) mod edits;
@@ -59,6 +60,10 @@ pub(crate) struct Admission {
 /// One of them, compiled. Those of a chain are shared by the routes that use it.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
+    /// Picks the side of the route's traffic plan. The first of all.
+    TrafficSide,
+    /// Finds a place among the requests in flight. The last of all: who is answered otherwise needs none.
+    TrafficPlace,
     /// Where the request id comes from and goes.
     RequestId(Arc<RequestId>),
     /// Who may pass, by their tokens.
@@ -158,6 +163,13 @@ impl Chains {
             let place = auth.filter(|_| by_claim).map_or(first, |place| place + 1);
             stages.insert(place, limit(config, "policy"));
         }
+        let plan = route.traffic.as_ref();
+        if plan.is_some_and(|plan| plan.stable != route.pool || plan.canary.is_some() || plan.cohorts.is_some()) {
+            stages.insert(0, Stage::TrafficSide);
+        }
+        if plan.is_some_and(|plan| plan.overload.is_some()) {
+            stages.push(Stage::TrafficPlace);
+        }
         (!stages.is_empty()).then(|| Box::new(Admission { stages }))
     }
 }
@@ -235,6 +247,16 @@ impl Admission {
 impl Stage {
     fn admit(&self, seen: &Seen<'_>, edits: &mut Edits) -> Step {
         match self {
+            Self::TrafficSide => {
+                if let Some(traffic) = seen.traffic() {
+                    stage::split(traffic, seen, edits);
+                }
+            }
+            Self::TrafficPlace => {
+                if let Some(traffic) = seen.traffic() {
+                    return stage::place(traffic, seen, edits);
+                }
+            }
             Self::RequestId(stage) => stage.apply(seen, edits),
             Self::Auth(stage) => return stage.admit(seen, edits),
             Self::RateLimit(stage) => return stage.admit(seen, edits),
@@ -266,6 +288,11 @@ pub(crate) struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
+    /// The route's traffic plan.
+    pub(crate) fn traffic(&self) -> Option<&'a CompiledTraffic> {
+        self.record.view.snapshot.routes[self.record.route?].traffic.as_deref()
+    }
+
     pub(crate) fn method(&self) -> &'a str {
         self.request.head.method
     }

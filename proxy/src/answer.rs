@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::{fmt, io};
 
+use std::sync::Arc;
+
 use crate::access_log::json_string;
 use crate::admission::edits;
 use crate::connection::After;
@@ -58,15 +60,17 @@ pub(crate) struct Refusal<'a> {
     pub(crate) path: Option<&'a str>,
     /// The endpoint and what it did, where the pool exposes that.
     pub(crate) upstream: Option<(&'a str, &'a str)>,
+    /// The pool whose breaker is open, and for how many seconds.
+    pub(crate) circuit: Option<(Arc<str>, u64)>,
 }
 
 impl<'a> Refusal<'a> {
     pub(crate) const fn of(category: Category) -> Self {
-        Self { category, rule: "", path: None, upstream: None }
+        Self { category, rule: "", path: None, upstream: None, circuit: None }
     }
 
     pub(crate) const fn rule(category: Category, rule: &'a str) -> Self {
-        Self { category, rule, path: None, upstream: None }
+        Self { category, rule, path: None, upstream: None, circuit: None }
     }
 
     /// Composes the answer and notes it in `record`.
@@ -102,7 +106,11 @@ impl<'a> Refusal<'a> {
         let mut lines = Vec::new();
         write::field(&mut lines, b"Content-Type", b"application/json");
         write::field(&mut lines, b"X-Request-Id", record.request_id());
-        if self.category.status() == 503 {
+        if let Some((pool, seconds)) = &self.circuit {
+            let pool: Vec<u8> = pool.bytes().map(|byte| if byte.is_ascii_graphic() { byte } else { b'_' }).collect();
+            write::field(&mut lines, b"X-Proxy-Circuit-Open", &pool);
+            write::field(&mut lines, b"Retry-After", seconds.to_string().as_bytes());
+        } else if self.category.status() == 503 {
             write::field(&mut lines, b"Retry-After", b"1");
         }
         compose(worker, record, record.status, manner, &lines, &body)

@@ -22,10 +22,11 @@ use crate::answer::{Refusal, Streamed};
 use crate::clock::Moment;
 use crate::error::Category;
 use crate::http2::{self, Opening};
+use crate::listener::OVERLOADED;
 use crate::proxy_protocol;
 use crate::record::Record;
 use crate::request::{self, Answer, Begun};
-use crate::shared::Permit;
+use crate::shared::{Permit, Seat};
 use crate::snapshot::TickLimits;
 use crate::snapshot::tls::ServerTls;
 use crate::stream::{Outbox, Stream};
@@ -60,6 +61,8 @@ pub(crate) struct Peer {
     /// It speaks HTTP/2.
     pub(crate) http2: bool,
     pub(crate) tls: Option<Box<PeerTls>>,
+    /// Among the connections of the client that a PROXY header named.
+    _seat: Option<Seat>,
 }
 
 /// What a TLS handshake told.
@@ -152,10 +155,23 @@ async fn establish(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket
     let listener = view.listener(socket)?;
     let timer = Timer::new(Rc::clone(&worker.wheel));
     let mut ip = peer.ip();
+    let mut seat = None;
     if listener.proxy_protocol && view.snapshot.trusted.iter().any(|block| block.contains(ip)) {
         let deadline = worker.wheel.now() + view.snapshot.limits.read_header + 1;
         let source = before(&timer, deadline, proxy_protocol::read(&tcp)).await?.ok()?;
-        ip = source.map_or(ip, |source| source.ip().to_canonical());
+        if let Some(source) = source {
+            // A proxy stands for many clients, but it says which one this is.
+            ip = source.ip().to_canonical();
+            seat = Seat::take(&worker.shared, ip, view.snapshot.limits.connections_per_client_max);
+            if seat.is_none() {
+                worker.cells.connections_refused.add(1);
+                if !listener.tls {
+                    // As far as the socket takes it; nobody waits for such a client.
+                    let _ = tcp.try_write(OVERLOADED);
+                }
+                return None;
+            }
+        }
     }
     let (stream, tls) = match &view.snapshot.tls {
         Some(tls) if listener.tls => {
@@ -169,7 +185,7 @@ async fn establish(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket
         _ => (Stream::Plain(tcp), None),
     };
     let http2 = tls.as_ref().is_some_and(|tls| tls.http2);
-    let peer = Peer { ip, text: ip.to_string().into(), socket, http2, tls };
+    let peer = Peer { ip, text: ip.to_string().into(), socket, http2, tls, _seat: seat };
     Some(Connection::over(worker, stream, Rc::new(peer)))
 }
 
@@ -482,7 +498,8 @@ impl Connection {
         let _ = before(timer, worker.wheel.after(LINGER_TIMEOUT), drained).await;
     }
 
-    /// Whether the client has closed its end, which no HTTP client does that still wants its answer.
+    /// Whether the client is gone for good. One that only says that it sends no more still reads its answer: `nc`, and
+    /// HTTP/1.0 clients, end their requests so (RFC 9112 §9.6 knows such half-closed connections).
     pub(crate) fn is_client_gone(&self) -> bool {
         self.stream.tcp().is_some_and(is_peer_gone)
     }
@@ -497,9 +514,7 @@ fn is_blank(bytes: &[u8]) -> bool {
 /// One system call; only for connections that wait.
 fn is_peer_gone(tcp: &TcpStream) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    #[cfg(target_os = "linux")]
-    let asked = PollFlags::RDHUP;
-    #[cfg(not(target_os = "linux"))]
+    // Errors and the end of both directions are told without being asked for.
     let asked = PollFlags::empty();
     let mut fds = [PollFd::new(tcp, asked)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -512,4 +527,28 @@ fn head_bytes_max(worker: &Worker) -> usize {
         let limits = &view.snapshot.head_limits;
         limits.header_bytes_max.min(limits.target_bytes_max)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_sends_no_more_is_not_gone_and_one_that_reset_the_connection_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(!is_peer_gone(&accepted));
+        client.shutdown().await.unwrap();
+        accepted.readable().await.unwrap();
+        assert!(!is_peer_gone(&accepted));
+        client.set_zero_linger().unwrap();
+        drop(client);
+        while !is_peer_gone(&accepted) {
+            tokio::task::yield_now().await;
+        }
+    }
 }

@@ -10,13 +10,16 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use std::{future::poll_fn, mem};
 
 use sealane_model::config::Scheme;
 
 use crate::answer::{Manner, Refusal};
+use crate::breaker::Permit;
 use crate::clock::Moment;
 use crate::connection::{After, Connection};
+use crate::eject::Attempt;
 use crate::error::{Category, Failure, FailureKind};
 use crate::exchange::deadline::Pace;
 use crate::exchange::download::Answered;
@@ -35,12 +38,14 @@ use crate::timer::NEVER;
 use crate::upgrade;
 use crate::upstream::dial::{self, Dialed};
 use crate::upstream::pool::{Connections, Upstream};
+use crate::view::{ThreadBreaker, View};
 use crate::worker::Worker;
 
 mod compress;
 mod deadline;
 mod download;
 mod head;
+mod hedge;
 mod retry;
 mod upload;
 
@@ -57,6 +62,14 @@ pub(crate) struct Exchange {
     keep_alive: bool,
     expects_continue: bool,
     idempotent: bool,
+    /// A safe read without a body, not raced yet.
+    hedgeable: bool,
+    /// Attempts beside another one.
+    hedges: u8,
+    /// Who the client is, where its retries are bounded.
+    client_key: u64,
+    /// Before the next attempt.
+    pause: Option<Duration>,
     /// What the endpoint is asked in, where that depends on the request.
     nature: Nature,
     route: usize,
@@ -70,6 +83,8 @@ pub(crate) struct Exchange {
     /// Attempts left that count as none, because the endpoint did not look at the one before.
     free_attempts: u8,
 
+    /// The breaker's, for the attempt at hand; gone when its outcome is known.
+    leave: Option<Permit<ThreadBreaker>>,
     flight: Flight,
     pub(crate) upstream: Option<Upstream>,
     pub(crate) to_upstream: Outbox,
@@ -86,6 +101,8 @@ pub(crate) struct Exchange {
     upload_ended: bool,
     /// The start of an answer's head.
     pub(crate) from_upstream: Vec<u8>,
+    /// And it is to be judged before more is read.
+    prefetched: bool,
     /// The answer's head was passed on: there is no other answer now.
     answered: bool,
     /// What the client was told.
@@ -174,7 +191,7 @@ impl Exchange {
         fields: &mut Fields,
     ) -> usize {
         let head = request.head;
-        let Picked { pool, endpoint, hash } = picked;
+        let Picked { leave, pool, endpoint, hash } = picked;
         record.endpoint = Some((pool, endpoint));
         record.attempts = 1;
         let mut upload = Body::expected(head.framing);
@@ -213,12 +230,17 @@ impl Exchange {
             nature: Nature { upgrade: head.upgrade, grpc: head.grpc },
             free_attempts: FREE_ATTEMPTS_MAX,
             idempotent: matches!(head.method, "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PUT" | "DELETE"),
+            hedgeable: matches!(head.method, "GET" | "HEAD") && head.framing == Framing::Empty && !head.upgrade,
+            hedges: 0,
+            client_key: compiled.retries.as_ref().map_or(0, |retries| retry::client_key(retries, request, fields)),
+            pause: None,
             route,
             pool,
             endpoint,
             hash,
             tried: Vec::new(),
             interim: 0,
+            leave,
             flight: Flight::start(&record, pool, endpoint, worker),
             upstream: None,
             to_upstream: Outbox::default(),
@@ -229,6 +251,7 @@ impl Exchange {
             upload_coding,
             upload_ended: false,
             from_upstream: Vec::new(),
+            prefetched: false,
             answered: false,
             keeps_client: false,
             keeps_upstream: false,
@@ -290,6 +313,12 @@ impl Exchange {
         if let Some(failure) = self.refused.take() {
             return Err(*failure);
         }
+        if self.pause.is_some() {
+            self.wait_before_attempt(connection, worker).await?;
+        }
+        if self.is_hedged() {
+            return Box::pin(self.race(connection, worker)).await;
+        }
         if self.upstream.is_none() {
             self.connect(connection, worker).await?;
         }
@@ -304,36 +333,10 @@ impl Exchange {
     ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>> {
         Box::pin(async move {
             let view = Rc::clone(&self.record.view);
-            let endpoint = view.snapshot.endpoint(self.pool, self.endpoint);
             let connect_deadline = worker.wheel.now() + self.pool().connect_ticks + 1;
             let deadline = connect_deadline.min(self.total_deadline).min(self.try_deadline);
             let connections = Rc::clone(&self.flight.connections);
-            let wanted = endpoint.wanted(self.nature);
-            let mut dial = pin!(async {
-                // Requests that can share a connection do not each make one.
-                let turn = match wanted {
-                    Wanted::Http1 => None,
-                    Wanted::Either if !connections.http2.is_chosen() => None,
-                    Wanted::Either | Wanted::Http2 => Some(poll_fn(|cx| connections.http2.poll_turn(cx)).await),
-                };
-                let pool = &view.snapshot.pools[self.pool];
-                if turn.is_some()
-                    && let Some(upstream) = connections.take(pool, endpoint, self.nature, worker.wheel.now())
-                {
-                    return Ok(upstream);
-                }
-                let Dialed { transport, http2 } = dial::connect(endpoint, wanted).await?;
-                connections.cells.connections_opened.add(1);
-                if wanted == Wanted::Either {
-                    connections.http2.note_choice(http2);
-                }
-                if !http2 {
-                    return Ok(Upstream::new(transport.into(), endpoint, worker.wheel.now()));
-                }
-                connections.http2.open(worker, transport, endpoint).await?;
-                let taken = connections.take_shared(pool, endpoint, worker.wheel.now());
-                taken.ok_or_else(|| Failure::rule(FailureKind::Connect, "the connection ended at once"))
-            });
+            let mut dial = pin!(dial(&view, self.pool, self.endpoint, self.nature, &connections, worker));
             let upstream = poll_fn(|cx| {
                 if let Poll::Ready(upstream) = dial.as_mut().poll(cx) {
                     return Poll::Ready(upstream);
@@ -379,7 +382,7 @@ impl Exchange {
         self.upstream = None;
         let category = failure.kind.category();
         if self.answered && failure.kind.is_upstream() {
-            self.note_endpoint_failure(worker);
+            self.note_attempt(Attempt::Failed, worker);
         }
         if self.answered || category == Category::ClientClosed {
             self.record.reason = Some(category);
@@ -429,4 +432,40 @@ impl Exchange {
     fn is_plain(&self, connection: &Connection) -> bool {
         self.compiled_endpoint().scheme != Scheme::Https && connection.stream.plain().is_some()
     }
+}
+
+/// Makes a connection to an endpoint, or waits for one that can be shared. The caller bounds the time.
+async fn dial(
+    view: &View,
+    pool: usize,
+    endpoint: usize,
+    nature: Nature,
+    connections: &Connections,
+    worker: &Worker,
+) -> Result<Upstream, Failure> {
+    let pool = &view.snapshot.pools[pool];
+    let endpoint = &pool.endpoints[endpoint];
+    let wanted = endpoint.wanted(nature);
+    // Requests that can share a connection do not each make one.
+    let turn = match wanted {
+        Wanted::Http1 => None,
+        Wanted::Either if !connections.http2.is_chosen() => None,
+        Wanted::Either | Wanted::Http2 => Some(poll_fn(|cx| connections.http2.poll_turn(cx)).await),
+    };
+    if turn.is_some()
+        && let Some(upstream) = connections.take(pool, endpoint, nature, worker.wheel.now())
+    {
+        return Ok(upstream);
+    }
+    let Dialed { transport, http2 } = dial::connect(endpoint, wanted).await?;
+    connections.cells.connections_opened.add(1);
+    if wanted == Wanted::Either {
+        connections.http2.note_choice(http2);
+    }
+    if !http2 {
+        return Ok(Upstream::new(transport.into(), endpoint, worker.wheel.now()));
+    }
+    connections.http2.open(worker, transport, endpoint).await?;
+    let taken = connections.take_shared(pool, endpoint, worker.wheel.now());
+    taken.ok_or_else(|| Failure::rule(FailureKind::Connect, "the connection ended at once"))
 }

@@ -18,6 +18,8 @@ use crate::middleware::jwt::token::Reject;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
+mod resilience;
+
 /// Of [`text`].
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -30,6 +32,10 @@ pub(crate) fn text(shared: &Shared) -> String {
         lanes(&mut page, shared, snapshot);
         endpoints(&mut page, shared, snapshot);
         pools(&mut page, snapshot);
+        resilience::breakers(&mut page, snapshot);
+        resilience::ejections(&mut page, snapshot);
+        resilience::hedges(&mut page, snapshot);
+        resilience::traffic(&mut page, snapshot);
     }
     lock(&shared.others.0).iter().for_each(|other| page.out.push_str(&other()));
     page.out
@@ -208,8 +214,8 @@ fn lanes(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     let silent: PerThread<LaneCells> = vec![Some(Arc::default())];
     let mut all: BTreeMap<Labels, &PerThread<LaneCells>> =
         counted.iter().map(|(labels, threads)| (labels.clone(), threads)).collect();
-    for route in snapshot.routes.iter().take(series_max) {
-        let labels = (Arc::clone(&route.id), Arc::clone(&snapshot.pools[route.pool].id));
+    for (route, target) in snapshot.targets().take(series_max) {
+        let labels = (Arc::clone(&route.id), Arc::clone(&snapshot.pools[target.pool].id));
         if all.len() < series_max {
             all.entry(labels).or_insert(&silent);
         }

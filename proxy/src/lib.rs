@@ -11,6 +11,7 @@
 mod drain;
 pub mod handover;
 mod inherit;
+mod judge;
 pub mod proxy;
 mod serve;
 pub mod settings;
@@ -28,15 +29,19 @@ mod view;
 mod admission;
 mod answer;
 mod balance;
+mod breaker;
 mod connection;
+mod eject;
 mod exchange;
 mod forwarded;
+mod hedge;
 mod limiter;
 mod listener;
 mod middleware;
 mod proxy_protocol;
 mod record;
 mod request;
+mod traffic;
 mod upgrade;
 
 // What requests are made of.
@@ -56,6 +61,7 @@ mod exposition;
 mod health;
 mod jwks;
 mod metrics;
+mod outlier;
 
 // Attached to a fleet: the only part that talks to an agent.
 pub mod control;

@@ -118,7 +118,8 @@ fn admit(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket: u32) {
     worker.spawn(connection::serve(Rc::clone(worker), tcp, peer, socket, permit));
 }
 
-const OVERLOADED: &[u8] =
+/// What a client of a plain listener is told that has one connection too many.
+pub(crate) const OVERLOADED: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 87\r\n\
 Connection: close\r\nRetry-After: 1\r\n\r\n\
 {\"error\":\"too many connections\",\"category\":\"overloaded\",\"error_category\":\"overloaded\"}\n";

@@ -11,13 +11,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use sealane_model::config::PassiveHealth;
+use sealane_model::config::ClientRetryCap;
 
+use crate::breaker::Breaker;
 use crate::clock::Moment;
+use crate::hedge::HedgeLive;
 use crate::jwks::KeySources;
 use crate::limiter::Limiter;
 use crate::metrics::{Count, lock};
+use crate::outlier::{Judge, OutlierCells, Reason};
 use crate::snapshot::tls::TlsLive;
+use crate::traffic::TrafficLive;
 use crate::upstream::resolve::Names;
 
 /// All of a process.
@@ -30,6 +34,9 @@ pub(crate) struct Live {
     budgets: Shelf<String, Budget>,
     limiters: Shelf<(String, String), Limiter>,
     limiter_serial: AtomicU64,
+    breakers: Shelf<(String, String), Breaker>,
+    traffic: Shelf<String, TrafficLive>,
+    hedges: Shelf<String, HedgeLive>,
     endpoint_serial: AtomicU64,
     pub(crate) names: Names,
     pub(crate) key_sources: KeySources,
@@ -46,6 +53,9 @@ impl Live {
             budgets: Shelf::default(),
             limiters: Shelf::default(),
             limiter_serial: AtomicU64::new(0),
+            breakers: Shelf::default(),
+            traffic: Shelf::default(),
+            hedges: Shelf::default(),
             endpoint_serial: AtomicU64::new(0),
             names: Names::default(),
             key_sources: KeySources::default(),
@@ -65,7 +75,9 @@ impl Live {
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
+            errors: AtomicU32::new(0),
             busy: OnceLock::new(),
+            outlier: OnceLock::new(),
             threads: self.threads,
         })
     }
@@ -73,6 +85,19 @@ impl Live {
     pub(crate) fn rotation(&self, route: &str, pool: &str) -> Arc<Rotation> {
         let key = (route.to_owned(), pool.to_owned());
         self.rotations.take(&key.clone(), key, Rotation::default)
+    }
+
+    pub(crate) fn breaker(&self, route: &str, pool: &str) -> Arc<Breaker> {
+        let key = (route.to_owned(), pool.to_owned());
+        self.breakers.take(&key.clone(), key, Breaker::default)
+    }
+
+    pub(crate) fn hedges(&self, route: &str) -> Arc<HedgeLive> {
+        self.hedges.take(route, route.to_owned(), || HedgeLive::new(self.threads))
+    }
+
+    pub(crate) fn traffic(&self, route: &str) -> Arc<TrafficLive> {
+        self.traffic.take(route, route.to_owned(), || TrafficLive::new(self.threads))
     }
 
     pub(crate) fn budget(&self, route: &str) -> Arc<Budget> {
@@ -93,6 +118,9 @@ impl Live {
         self.budgets.tidy();
         self.limiters.tidy();
         self.key_sources.tidy();
+        self.breakers.tidy();
+        self.traffic.tidy();
+        self.hedges.tidy();
         self.names.tidy();
     }
 }
@@ -137,6 +165,14 @@ impl<K: Hash + Eq, T> Shelf<K, T> {
 pub(crate) struct PoolLive {
     /// When the next request may pass although no endpoint is healthy.
     trickle_at_nanos: AtomicU64,
+    /// Requests that passed although no endpoint was healthy.
+    trickled: AtomicU64,
+    /// By [`Reason`].
+    ejections: [AtomicU64; 3],
+    /// Held while an endpoint is ejected: one at a time, so that their bound is exact.
+    pub(crate) ejecting: Mutex<()>,
+    /// What compares the endpoints, where that is configured.
+    pub(crate) judge: Mutex<Judge>,
 }
 
 impl PoolLive {
@@ -147,8 +183,26 @@ impl PoolLive {
         }
         let due = self.trickle_at_nanos.load(Ordering::Relaxed);
         let next = now.nanos() + (1e9 / per_second) as u64;
-        due <= now.nanos()
-            && self.trickle_at_nanos.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let passes = due <= now.nanos()
+            && self.trickle_at_nanos.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if passes {
+            self.trickled.fetch_add(1, Ordering::Relaxed);
+        }
+        passes
+    }
+
+    /// Requests that passed although no endpoint was healthy.
+    pub(crate) fn trickled(&self) -> u64 {
+        self.trickled.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_ejection(&self, reason: Reason) {
+        self.ejections[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ejections for this reason.
+    pub(crate) fn ejections(&self, reason: Reason) -> u64 {
+        self.ejections[reason as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -160,11 +214,15 @@ pub(crate) struct EndpointLive {
     probed_unhealthy: AtomicBool,
     /// Failed requests in a row.
     failures: AtomicU32,
+    /// Failed requests in a row, any answer with 5xx among them.
+    errors: AtomicU32,
     /// Ejections without a healthy stretch between them.
     ejections: AtomicU32,
     ejected_until_ms: AtomicU64,
     /// Requests in flight by thread, where the balancer asks for them.
     busy: OnceLock<Box<[Padded]>>,
+    /// What is compared with the endpoint's siblings, by thread, where that is configured.
+    outlier: OnceLock<Box<[OutlierCells]>>,
     threads: usize,
 }
 
@@ -172,9 +230,6 @@ pub(crate) struct EndpointLive {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(crate) struct Padded(pub(crate) Count);
-
-/// Ejections double up to this many times the first.
-const EJECTION_FACTOR_MAX: u32 = 10;
 
 impl EndpointLive {
     /// Whether requests should go there. Two relaxed loads of lines that are rarely written.
@@ -192,28 +247,54 @@ impl EndpointLive {
         self.probed_unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
 
-    /// A request was answered.
-    pub(crate) fn succeeded(&self) {
+    /// A request was answered, and not with 502, 503 or 504. `error`: with another 5xx.
+    pub(crate) fn succeeded(&self, error: bool) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
         }
+        if !error && self.errors.load(Ordering::Relaxed) != 0 {
+            self.errors.store(0, Ordering::Relaxed);
+        }
     }
 
-    /// A request failed: no connection, no answer in time, a broken answer, or 502, 503, 504. Whether this ejects the
-    /// endpoint. An ejection lasts `ejection_duration`, doubled with each one that follows within that time of the last.
-    pub(crate) fn failed(&self, passive: Option<&PassiveHealth>, now_ms: u64) -> Option<Duration> {
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let passive = passive.filter(|passive| failures == passive.consecutive_failures)?;
+    /// A request failed: no connection, no answer in time, a broken answer, or 502, 503, 504. How many have in a row.
+    pub(crate) fn failed(&self) -> u32 {
+        self.failures.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// A request failed, or was answered with any 5xx. How many were in a row.
+    pub(crate) fn erred(&self) -> u32 {
+        self.errors.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Sends no requests there for a while. An ejection lasts `first_ms`, doubled with each one that follows within
+    /// `calm_ms` of the last, `longest_ms` at most.
+    pub(crate) fn eject(&self, first_ms: u64, longest_ms: u64, calm_ms: u64, now_ms: u64) -> Duration {
         self.failures.store(0, Ordering::Relaxed);
-        let base_ms = passive.ejection_duration.as_millis() as u64;
+        self.errors.store(0, Ordering::Relaxed);
         let before = self.ejected_until_ms.load(Ordering::Relaxed);
-        if before == 0 || now_ms > before + base_ms {
+        if before == 0 || now_ms > before + calm_ms {
             self.ejections.store(0, Ordering::Relaxed);
         }
-        let ejections = self.ejections.fetch_add(1, Ordering::Relaxed).min(8);
-        let ejected_ms = base_ms * u64::from((1 << ejections).min(EJECTION_FACTOR_MAX));
+        let ejections = self.ejections.fetch_add(1, Ordering::Relaxed).min(20);
+        let ejected_ms = first_ms.saturating_mul(1 << ejections).min(longest_ms);
         self.ejected_until_ms.store(now_ms + ejected_ms, Ordering::Relaxed);
-        Some(Duration::from_millis(ejected_ms))
+        Duration::from_millis(ejected_ms)
+    }
+
+    /// Whether it is ejected at the moment.
+    pub(crate) fn is_ejected(&self, now_ms: u64) -> bool {
+        self.ejected_until_ms.load(Ordering::Relaxed) > now_ms
+    }
+
+    /// Starts counting what is compared with its siblings.
+    pub(crate) fn watch(&self) {
+        self.outlier.get_or_init(|| (0..self.threads).map(|_| OutlierCells::default()).collect());
+    }
+
+    /// The cells of all threads, where the endpoint is compared with its siblings.
+    pub(crate) fn outlier_cells(&self) -> Option<&[OutlierCells]> {
+        self.outlier.get().map(|cells| &**cells)
     }
 
     /// Failed requests in a row, and until when it is ejected (milliseconds of [`Moment`], 0: never was).
@@ -264,7 +345,27 @@ struct Account {
     recent: f64,
     successes_seen: u64,
     at_ms: u64,
+    /// What each client used of it, where that is bounded.
+    clients: HashMap<u64, Used>,
 }
+
+/// Retries of one client.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    /// In about the last [`WINDOW_SECONDS`].
+    recent: f64,
+    at_ms: u64,
+}
+
+impl Used {
+    fn by(self, now_ms: u64) -> f64 {
+        let seconds = now_ms.saturating_sub(self.at_ms) as f64 / 1000.0;
+        self.recent * (-seconds / WINDOW_SECONDS).exp()
+    }
+}
+
+/// Clients whose retries are remembered. Beyond, those that used least are forgotten.
+const CLIENTS_MAX: usize = 10_000;
 
 /// Retries per second that are always allowed.
 const FLOOR_PER_SECOND: f64 = 3.0;
@@ -273,7 +374,8 @@ const WINDOW_SECONDS: f64 = 10.0;
 
 impl Budget {
     fn new(threads: usize) -> Self {
-        let account = Account { tokens: FLOOR_PER_SECOND, recent: 0.0, successes_seen: 0, at_ms: 0 };
+        let account =
+            Account { tokens: FLOOR_PER_SECOND, recent: 0.0, successes_seen: 0, at_ms: 0, clients: HashMap::new() };
         Self { successes: (0..threads).map(|_| Padded::default()).collect(), account: Mutex::new(account) }
     }
 
@@ -283,6 +385,12 @@ impl Budget {
 
     /// Takes one retry out of the budget, if there is one.
     pub(crate) fn take(&self, percent: f64, now_ms: u64) -> bool {
+        self.take_for(percent, None, now_ms)
+    }
+
+    /// The same for one client, named by a hash, which may use up its own share only. A retry that is refused for its
+    /// client's sake costs the others nothing.
+    pub(crate) fn take_for(&self, percent: f64, client: Option<(u64, &ClientRetryCap)>, now_ms: u64) -> bool {
         let mut account = lock(&self.account);
         let successes = self.successes.iter().map(|cell| cell.0.value()).sum::<u64>();
         let earned = (successes - account.successes_seen) as f64 * percent / 100.0;
@@ -291,9 +399,17 @@ impl Budget {
         let most = account.recent.max(FLOOR_PER_SECOND * WINDOW_SECONDS);
         account.tokens = (account.tokens + earned.max(FLOOR_PER_SECOND * seconds)).min(most);
         (account.successes_seen, account.at_ms) = (successes, now_ms);
-        let granted = account.tokens >= 1.0;
+        let within_share = client.is_none_or(|(key, cap)| {
+            let used = account.clients.get(&key).map_or(0.0, |used| used.by(now_ms));
+            // Half a retry of tolerance for what has decayed.
+            used + 0.5 <= (most * cap.percent / 100.0).max(f64::from(cap.burst))
+        });
+        let granted = account.tokens >= 1.0 && within_share;
         if granted {
             account.tokens -= 1.0;
+            if let Some((key, _)) = client {
+                account.note(key, now_ms);
+            }
         }
         granted
     }
@@ -304,8 +420,24 @@ impl Budget {
     }
 }
 
+impl Account {
+    fn note(&mut self, client: u64, now_ms: u64) {
+        if self.clients.len() >= CLIENTS_MAX && !self.clients.contains_key(&client) {
+            let mut used: Vec<f64> = self.clients.values().map(|used| used.by(now_ms)).collect();
+            let middle = used.len() / 2;
+            let (_, median, _) = used.select_nth_unstable_by(middle, f64::total_cmp);
+            let median = *median;
+            self.clients.retain(|_, used| used.by(now_ms) > median);
+        }
+        let used = self.clients.entry(client).or_insert(Used { recent: 0.0, at_ms: now_ms });
+        *used = Used { recent: used.by(now_ms) + 1.0, at_ms: now_ms };
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use sealane_model::config::RateLimitKey;
+
     use super::*;
 
     #[test]
@@ -328,25 +460,6 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_eject_and_repeated_ejections_last_longer() {
-        let live = Live::new(1);
-        let endpoint = live.endpoint("p", "a:1");
-        let passive = PassiveHealth { consecutive_failures: 2, ejection_duration: Duration::from_secs(30) };
-        let fail_twice = |now_ms| {
-            assert_eq!(endpoint.failed(Some(&passive), now_ms), None);
-            endpoint.failed(Some(&passive), now_ms)
-        };
-        endpoint.failed(Some(&passive), 1000);
-        endpoint.succeeded();
-        assert!(endpoint.is_available(1000));
-        assert_eq!(fail_twice(1000), Some(Duration::from_secs(30)));
-        assert_eq!((endpoint.is_available(30_999), endpoint.is_available(31_000)), (false, true));
-        assert_eq!(fail_twice(31_000), Some(Duration::from_secs(60)));
-        assert_eq!(fail_twice(91_000), Some(Duration::from_secs(120)));
-        assert_eq!(fail_twice(400_000), Some(Duration::from_secs(30)), "after a healthy stretch it starts anew");
-    }
-
-    #[test]
     fn a_budget_gives_a_share_of_successes_and_never_less_than_its_floor() {
         let budget = Budget::new(2);
         let taken = |now_ms| (0..1000).filter(|_| budget.take(10.0, now_ms)).count();
@@ -356,6 +469,31 @@ mod tests {
         (0..500).for_each(|_| budget.succeeded(1));
         assert_eq!(taken(2000), 100);
         assert_eq!(taken(2000), 0);
+    }
+
+    #[test]
+    fn one_client_cannot_use_up_the_budget_of_all() {
+        let budget = Budget::new(1);
+        let cap = ClientRetryCap { key: RateLimitKey::ClientIp, percent: 20.0, burst: 3 };
+        (0..10_000).for_each(|_| budget.succeeded(0));
+        let taken = |client, now_ms| (0..1000).filter(|_| budget.take_for(10.0, Some((client, &cap)), now_ms)).count();
+        assert_eq!(taken(1, 0), 200, "a fifth of a tenth of all successes");
+        assert_eq!(taken(1, 0), 0);
+        assert_eq!(taken(2, 0), 200);
+        assert_eq!((0..1000).filter(|_| budget.take(10.0, 0)).count(), 600, "what is refused costs nothing");
+        let poor = Budget::new(1);
+        assert_eq!((0..1000).filter(|_| poor.take_for(10.0, Some((1, &cap)), 0)).count(), 3, "its burst");
+    }
+
+    #[test]
+    fn clients_beyond_the_bound_are_forgotten() {
+        let budget = Budget::new(1);
+        let cap = ClientRetryCap { key: RateLimitKey::ClientIp, percent: 100.0, burst: 1 };
+        (0..1_000_000).for_each(|_| budget.succeeded(0));
+        for client in 0..3 * CLIENTS_MAX as u64 {
+            assert!(budget.take_for(100.0, Some((client, &cap)), client));
+        }
+        assert!(lock(&budget.account).clients.len() <= CLIENTS_MAX);
     }
 
     #[test]

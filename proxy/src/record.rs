@@ -9,6 +9,7 @@ use sealane_model::latency;
 
 use crate::access_log::json_string;
 use crate::admission::Edits;
+use crate::breaker::State;
 use crate::clock::{Civil, Moment, digits};
 use crate::connection::Peer;
 use crate::error::{Category, Fault};
@@ -27,12 +28,16 @@ pub(crate) struct Record {
     pub(crate) view: Rc<View>,
     pub(crate) started: Moment,
     pub(crate) route: Option<usize>,
+    /// Which of the route's targets took it.
+    pub(crate) target: usize,
     /// Pool and endpoint of the last attempt.
     pub(crate) endpoint: Option<(usize, usize)>,
     pub(crate) status: u16,
     /// Why the proxy answered, or gave up, itself.
     pub(crate) reason: Option<Category>,
     pub(crate) attempts: u8,
+    /// What the breaker let through when the last attempt asked; closed where there is none.
+    pub(crate) breaker: State,
     /// Content bytes.
     pub(crate) request_bytes: u64,
     /// Content bytes.
@@ -69,6 +74,8 @@ impl Record {
             view,
             started: Moment::now(),
             route: None,
+            target: 0,
+            breaker: State::Closed,
             endpoint: None,
             status: 0,
             reason: None,
@@ -110,7 +117,7 @@ impl Record {
     /// The request is over: counts it and writes its line.
     pub(crate) fn finish(&mut self, worker: &Worker, now: Moment) {
         let duration_us = now.micros_since(self.started);
-        let lane = self.view.lane(self.route, worker);
+        let lane = self.view.lane(self.route, self.target, worker);
         lane.status(self.status).add(1);
         lane.duration_us.record(&DURATION_EDGES_US, duration_us);
         lane.request_bytes.record(&SIZE_EDGES, self.request_bytes);
@@ -124,6 +131,7 @@ impl Record {
         } else if self.status >= 400 {
             revision.client_errors.add(1);
         }
+        self.count_variant(worker, duration_us);
         if let Some(reason) = self.reason {
             worker.cells.refused[reason as usize].add(1);
         }
@@ -139,6 +147,20 @@ impl Record {
         if let Some(edits) = self.edits.take() {
             worker.give_edits(edits);
         }
+    }
+
+    /// Tells the route's traffic plan how a request that was sent to a side ended.
+    fn count_variant(&self, worker: &Worker, duration_us: u64) {
+        let Some(route) = self.route.map(|route| &self.view.snapshot.routes[route]) else { return };
+        let Some(traffic) = &route.traffic else { return };
+        let refused_by_side = matches!(self.reason, Some(Category::CircuitOpen | Category::NoHealthyUpstream));
+        if self.attempts == 0 && !refused_by_side {
+            return;
+        }
+        let variant = traffic.split.variant_of(route.targets[self.target].pool);
+        let error = self.status >= 500 || self.reason.is_some_and(|reason| reason.fault() == Fault::Upstream);
+        let latency_us = self.upstream_us.unwrap_or(duration_us);
+        traffic.live.count(worker.index, variant, error, latency_us);
     }
 
     fn write_json_facts(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
@@ -185,7 +207,7 @@ impl Record {
         out.push(b'"');
         out.extend_from_slice(&self.facts[self.id_end..self.piece_end]);
         match self.route {
-            Some(route) => out.extend_from_slice(&snapshot.routes[route].log_members),
+            Some(route) => out.extend_from_slice(&snapshot.routes[route].targets[self.target].log_members),
             None => out.extend_from_slice(b",\"route\":\"\",\"pool\":\"\""),
         }
         match self.endpoint {
@@ -206,7 +228,7 @@ impl Record {
         let notes = self.edits.as_ref().map(|edits| edits.notes).unwrap_or_default();
         for (name, note, default) in [
             ("cache", notes.cache, "bypass"),
-            ("breaker_state", notes.breaker, "closed"),
+            ("breaker_state", self.breaker.name(), ""),
             ("canary_variant", notes.variant, "stable"),
         ] {
             out.extend_from_slice(b",\"");

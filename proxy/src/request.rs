@@ -6,6 +6,7 @@
 //! What follows (the answer, the bodies, further attempts) is [`crate::exchange`]; the end is [`crate::record`].
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 
 use sealane_model::config::{Balancer, HashKey};
@@ -15,6 +16,7 @@ use crate::admin;
 use crate::admission::{Admitted, Suspended, Then};
 use crate::answer::{self, Local, Manner, Refusal, Streamed};
 use crate::balance::{NoEndpoint, Pick, fnv, mix};
+use crate::breaker::{Permit, State};
 use crate::clock::Moment;
 use crate::connection::{After, Peer};
 use crate::error::Category;
@@ -26,7 +28,7 @@ use crate::http1::framing::Framing;
 use crate::http1::request_head::{RequestFault, RequestHead};
 use crate::record::Record;
 use crate::snapshot::{CompiledListener, CompiledRoute};
-use crate::view::View;
+use crate::view::{ThreadBreaker, View};
 use crate::worker::Worker;
 
 /// What came of the bytes at hand.
@@ -153,8 +155,10 @@ fn pass(
             }
         }
     }
-    let pool = record.edits.as_ref().and_then(|edits| edits.pool).unwrap_or(view.snapshot.routes[route].pool);
-    match pick(worker, &view, route, pool, request, fields) {
+    let compiled = &view.snapshot.routes[route];
+    let pool = record.edits.as_ref().and_then(|edits| edits.pool);
+    record.target = pool.and_then(|pool| compiled.target_of(pool)).unwrap_or(0);
+    match pick(worker, &mut record, route, request, fields) {
         Ok(picked) => {
             let mut slot = worker.take_slot();
             let consumed = Exchange::begin(&mut slot, cx, worker, record, route, picked, request, fields);
@@ -241,8 +245,10 @@ fn check<'a>(route: &CompiledRoute, view: &View, request: &Request<'a>) -> Resul
 }
 
 /// Where a request goes first.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Picked {
+    /// The breaker's leave, where there is a breaker.
+    pub(crate) leave: Option<Permit<ThreadBreaker>>,
     pub(crate) pool: usize,
     pub(crate) endpoint: usize,
     /// What the pool's balancer looks at in the request.
@@ -251,14 +257,18 @@ pub(crate) struct Picked {
 
 fn pick<'a>(
     worker: &Worker,
-    view: &View,
+    record: &mut Record,
     route: usize,
-    index: usize,
     request: &Request<'a>,
     fields: &Fields,
 ) -> Result<Picked, Refusal<'a>> {
-    let route = &view.snapshot.routes[route];
-    let pool = &view.snapshot.pools[index];
+    let view = Rc::clone(&record.view);
+    let target = &view.snapshot.routes[route].targets[record.target];
+    let pool = &view.snapshot.pools[target.pool];
+    let leave = take_leave(worker, record, route).map_err(|open_for_ms| {
+        let circuit = Some((Arc::clone(&pool.id), open_for_ms.div_ceil(1000).max(1)));
+        Refusal { circuit, ..Refusal::of(Category::CircuitOpen) }
+    })?;
     let hash = match &pool.balancer {
         Balancer::IpHash => match request.client.ip {
             std::net::IpAddr::V4(ip) => fnv(&ip.octets()),
@@ -270,10 +280,34 @@ fn pick<'a>(
     let random =
         if matches!(pool.balancer, Balancer::RoundRobin | Balancer::WeightedRoundRobin) { 0 } else { worker.random() };
     let hash = if hash == 0 { mix(random) } else { hash };
-    let pick = Pick { rotation: &route.rotation, now: Moment::of_tick(worker.wheel.now()), random, hash, tried: &[] };
+    let pick = Pick { rotation: &target.rotation, now: Moment::of_tick(worker.wheel.now()), random, hash, tried: &[] };
     match pick.endpoint(pool) {
-        Ok(endpoint) => Ok(Picked { pool: index, endpoint, hash }),
+        Ok(endpoint) => Ok(Picked { leave, pool: target.pool, endpoint, hash }),
         Err(NoEndpoint::NoneHealthy | NoEndpoint::AllTried) => Err(Refusal::of(Category::NoHealthyUpstream)),
+    }
+}
+
+/// Asks the breaker of the record's target for the leave to make an attempt; `None`: there is no breaker.
+///
+/// # Errors
+/// It is open, for so many milliseconds.
+pub(crate) fn take_leave(
+    worker: &Worker,
+    record: &mut Record,
+    route: usize,
+) -> Result<Option<Permit<ThreadBreaker>>, u64> {
+    let view = Rc::clone(&record.view);
+    let Some((compiled, breaker)) = view.breaker(route, record.target) else { return Ok(None) };
+    let now_ms = Moment::of_tick(worker.wheel.now()).millis();
+    let leave = Permit::take(breaker.clone(), compiled.plan, now_ms);
+    record.breaker = match &leave {
+        None => State::Open,
+        Some(leave) if leave.is_probe() => State::HalfOpen,
+        Some(_) => State::Closed,
+    };
+    match leave {
+        None => Err(compiled.live.look(&compiled.plan, now_ms).open_for_ms),
+        leave => Ok(leave),
     }
 }
 

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::access_log::LogWriter;
 use crate::admin::{self, AdminListener};
+use crate::judge;
 use crate::metrics::lock;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -82,6 +83,7 @@ pub(crate) async fn start(settings: Settings) -> Result<Started, StartError> {
             shared.live.names.resolve_all().await;
         }
     });
+    background.handle().spawn(judge::run(Arc::downgrade(&shared)));
     let workers = (0..shared.settings.worker_threads()).map(|index| worker::start(index, Arc::clone(&shared)));
     let workers = workers.collect::<io::Result<_>>().map_err(thread("a worker"))?;
     Ok(Started { shared, workers, admin, background })

@@ -94,24 +94,43 @@ const SHARDS: usize = 16;
 
 /// The place of one connection, given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Permit {
-    shared: Arc<Shared>,
-    client: IpAddr,
-}
+pub(crate) struct Permit(Seat);
 
 impl Permit {
     /// Lets a connection in, unless that would be one too many in all or for its client address.
     pub(crate) fn take(shared: &Arc<Shared>, client: IpAddr, all_max: usize, client_max: usize) -> Option<Self> {
-        let counts = &shared.clients;
-        if counts.open.fetch_add(1, Ordering::Relaxed) >= all_max {
-            counts.open.fetch_sub(1, Ordering::Relaxed);
+        let open = &shared.clients.open;
+        if open.fetch_add(1, Ordering::Relaxed) >= all_max {
+            open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        let mut clients = lock(counts.shard(client));
+        let seat = Seat::take(shared, client, client_max);
+        if seat.is_none() {
+            open.fetch_sub(1, Ordering::Relaxed);
+        }
+        seat.map(Self)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.shared.clients.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The place of one connection among those of its client, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    shared: Arc<Shared>,
+    client: IpAddr,
+}
+
+impl Seat {
+    /// One more connection of this client, unless that would be one too many.
+    pub(crate) fn take(shared: &Arc<Shared>, client: IpAddr, client_max: usize) -> Option<Self> {
+        let mut clients = lock(shared.clients.shard(client));
         let open = clients.entry(client).or_insert(0);
         if *open as usize >= client_max {
-            drop(clients);
-            counts.open.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         *open += 1;
@@ -119,11 +138,9 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Seat {
     fn drop(&mut self) {
-        let counts = &self.shared.clients;
-        counts.open.fetch_sub(1, Ordering::Relaxed);
-        let mut clients = lock(counts.shard(self.client));
+        let mut clients = lock(self.shared.clients.shard(self.client));
         if let Some(open) = clients.get_mut(&self.client) {
             *open -= 1;
             if *open == 0 {

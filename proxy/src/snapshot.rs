@@ -6,17 +6,21 @@
 use std::sync::Arc;
 
 use sealane_model::config::{
-    Balancer, CidrBlock, Config, HostHeader, Http2, PassiveHealth, Retries, Scheme, TargetPath,
+    Balancer, CidrBlock, Config, HedgeDelay, HostHeader, Http2, OutlierDetection, PassiveHealth, Retries, Scheme,
+    TargetPath,
 };
 use sealane_model::decide::RouteTable;
 
 use crate::access_log::LogPlan;
 use crate::admission::Admission;
+use crate::breaker::{Breaker, BreakerPlan};
+use crate::hedge::HedgeLive;
 use crate::http1::request_head::HeadLimits;
 use crate::live::{Budget, EndpointLive, PoolLive, Rotation};
 use crate::proxy::RevisionTag;
 use crate::snapshot::schedule::Schedule;
 use crate::snapshot::tls::ServerTls;
+use crate::traffic::stage::CompiledTraffic;
 use crate::upstream::resolve::Name;
 use crate::upstream::tls::UpstreamTls;
 
@@ -50,6 +54,10 @@ pub(crate) struct Snapshot {
     pub(crate) log_members: Vec<u8>,
     /// Endpoints of all pools.
     pub(crate) endpoints: usize,
+    /// Targets of all routes.
+    pub(crate) targets: usize,
+    /// Traffic plans of all routes.
+    pub(crate) traffic_plans: usize,
 }
 
 /// The config's limits in the units of the hot path.
@@ -69,20 +77,50 @@ pub(crate) struct TickLimits {
 #[derive(Debug)]
 pub(crate) struct CompiledRoute {
     pub(crate) id: Arc<str>,
-    /// Its members of a log line, with those of its pool.
-    pub(crate) log_members: Vec<u8>,
-    pub(crate) pool: usize,
-    pub(crate) rotation: Arc<Rotation>,
+    /// Where its requests may go, each pool once: the one without a traffic plan's say first.
+    pub(crate) targets: Vec<CompiledTarget>,
+    /// Number of its first target among those of all routes.
+    pub(crate) first_target: usize,
     /// Ticks.
     pub(crate) timeout: Option<u64>,
     pub(crate) retries: Option<CompiledRetries>,
+    pub(crate) hedge: Option<CompiledHedge>,
     /// Request body in bytes.
     pub(crate) body_bytes_max: u64,
     pub(crate) require_tls: bool,
     pub(crate) require_mtls: bool,
+    pub(crate) traffic: Option<Box<CompiledTraffic>>,
     /// What it does with a request before it may pass; `None`: nothing.
     pub(crate) admission: Option<Box<Admission>>,
     pub(crate) sandbox: Option<CompiledSandbox>,
+}
+
+/// A pool that a route's requests may go to.
+#[derive(Debug)]
+pub(crate) struct CompiledTarget {
+    pub(crate) pool: usize,
+    /// The members of a log line that name route and pool.
+    pub(crate) log_members: Vec<u8>,
+    pub(crate) rotation: Arc<Rotation>,
+    pub(crate) breaker: Option<CompiledBreaker>,
+}
+
+/// The breaker of a (route, pool).
+#[derive(Debug)]
+pub(crate) struct CompiledBreaker {
+    pub(crate) plan: BreakerPlan,
+    pub(crate) live: Arc<Breaker>,
+}
+
+/// A route's hedges.
+#[derive(Debug)]
+pub(crate) struct CompiledHedge {
+    pub(crate) after: HedgeDelay,
+    pub(crate) extra_max: u32,
+    /// That of the route's retries.
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) budget_percent: f64,
+    pub(crate) live: Arc<HedgeLive>,
 }
 
 /// A route's retries.
@@ -121,6 +159,7 @@ pub(crate) struct CompiledPool {
     pub(crate) idle_ticks: u64,
     pub(crate) age_max_ticks: u64,
     pub(crate) passive: Option<PassiveHealth>,
+    pub(crate) outlier: Option<OutlierDetection>,
     pub(crate) trickle_per_second: f64,
     pub(crate) expose_errors: bool,
     pub(crate) live: Arc<PoolLive>,
@@ -201,7 +240,24 @@ pub(crate) struct CompiledListener {
     pub(crate) at: sealane_model::config::Position,
 }
 
+impl CompiledRoute {
+    /// The pool of requests that no traffic plan sends elsewhere.
+    pub(crate) fn pool(&self) -> usize {
+        self.targets[0].pool
+    }
+
+    /// The target with this pool.
+    pub(crate) fn target_of(&self, pool: usize) -> Option<usize> {
+        self.targets.iter().position(|target| target.pool == pool)
+    }
+}
+
 impl Snapshot {
+    /// Every pair of a route and a pool that its requests may go to.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (&CompiledRoute, &CompiledTarget)> {
+        self.routes.iter().flat_map(|route| route.targets.iter().map(move |target| (route, target)))
+    }
+
     pub(crate) fn endpoint(&self, pool: usize, endpoint: usize) -> &CompiledEndpoint {
         &self.pools[pool].endpoints[endpoint]
     }

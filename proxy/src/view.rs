@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use sealane_model::decide::Scratch;
 
+use crate::breaker::Breaker;
 use crate::metrics::{LaneCells, RevisionCells};
-use crate::snapshot::{CompiledListener, Snapshot};
+use crate::snapshot::{CompiledBreaker, CompiledListener, Snapshot};
+use crate::traffic::stage::{CompiledTraffic, ThreadTraffic};
 use crate::upstream::pool::Connections;
 use crate::worker::Worker;
 
@@ -19,12 +21,27 @@ pub(crate) struct View {
     pub(crate) snapshot: Arc<Snapshot>,
     pub(crate) scratch: RefCell<Scratch>,
     pub(crate) revision: Arc<RevisionCells>,
-    /// By route.
+    /// By [`crate::snapshot::CompiledRoute::first_target`] and the target's index.
     lanes: Box<[OnceCell<Arc<LaneCells>>]>,
+    /// As the lanes.
+    breakers: Box<[OnceCell<ThreadBreaker>]>,
+    /// By [`CompiledTraffic::number`].
+    traffic: Box<[OnceCell<ThreadTraffic>]>,
     /// Requests that no route took.
     unrouted: Arc<LaneCells>,
     /// By [`crate::snapshot::CompiledPool::first_endpoint`] and the endpoint's index.
     connections: Box<[OnceCell<Rc<Connections>>]>,
+}
+
+/// A thread's own way to a breaker that all threads share: cloning it touches no line of theirs.
+#[derive(Clone, Debug)]
+#[expect(clippy::redundant_allocation, reason = "the count of the inner one is shared by all threads")]
+pub(crate) struct ThreadBreaker(Rc<Arc<Breaker>>);
+
+impl AsRef<Breaker> for ThreadBreaker {
+    fn as_ref(&self) -> &Breaker {
+        &self.0
+    }
 }
 
 impl View {
@@ -35,21 +52,37 @@ impl View {
             version,
             scratch: RefCell::new(snapshot.table.scratch()),
             revision: registry.revision(worker.index, &snapshot.tag),
-            lanes: (0..snapshot.routes.len()).map(|_| OnceCell::new()).collect(),
+            lanes: (0..snapshot.targets).map(|_| OnceCell::new()).collect(),
+            traffic: (0..snapshot.traffic_plans).map(|_| OnceCell::new()).collect(),
+            breakers: (0..snapshot.targets).map(|_| OnceCell::new()).collect(),
             unrouted: registry.lane(worker.index, &none, &none, usize::MAX),
             connections: (0..snapshot.endpoints).map(|_| OnceCell::new()).collect(),
             snapshot,
         }
     }
 
-    /// The thread's counts of a route.
-    pub(crate) fn lane(&self, route: Option<usize>, worker: &Worker) -> &LaneCells {
+    /// The thread's counts of a route and one of its targets.
+    pub(crate) fn lane(&self, route: Option<usize>, target: usize, worker: &Worker) -> &LaneCells {
         let Some(route) = route else { return &self.unrouted };
-        self.lanes[route].get_or_init(|| {
-            let compiled = &self.snapshot.routes[route];
-            let pool = &self.snapshot.pools[compiled.pool].id;
+        let compiled = &self.snapshot.routes[route];
+        self.lanes[compiled.first_target + target].get_or_init(|| {
+            let pool = &self.snapshot.pools[compiled.targets[target].pool].id;
             worker.shared.registry.lane(worker.index, &compiled.id, pool, self.snapshot.config.metrics.series_max)
         })
+    }
+
+    /// The breaker of a route's target, where there is one.
+    pub(crate) fn breaker(&self, route: usize, target: usize) -> Option<(&CompiledBreaker, &ThreadBreaker)> {
+        let route = &self.snapshot.routes[route];
+        let compiled = route.targets[target].breaker.as_ref()?;
+        let handle = self.breakers[route.first_target + target]
+            .get_or_init(|| ThreadBreaker(Rc::new(Arc::clone(&compiled.live))));
+        Some((compiled, handle))
+    }
+
+    /// The thread's way to what a traffic plan remembers.
+    pub(crate) fn traffic(&self, compiled: &CompiledTraffic) -> &ThreadTraffic {
+        self.traffic[compiled.number].get_or_init(|| ThreadTraffic(Rc::new(Arc::clone(&compiled.live))))
     }
 
     /// The thread's connections to an endpoint.

@@ -203,6 +203,10 @@ pub struct CircuitBreaker {
     pub requests_min: u32,
     /// How long it stays open. Default 30 s.
     pub open_duration: Duration,
+    /// What is judged: the requests of this time. Default 10 s.
+    pub window: Duration,
+    /// Successes that close a half-open breaker, and requests that may try at the same time: 1 to 100. Default 5.
+    pub half_open_requests: u32,
 }
 
 /// Ejects endpoints that do worse than their siblings.
@@ -210,9 +214,20 @@ pub struct CircuitBreaker {
 pub struct OutlierDetection {
     /// Failures in a row; `None`: not judged.
     pub consecutive_failures: Option<u32>,
-    /// Share of failures, 0 to 100; `None`: not judged.
+    /// Share of failures, above 0 to 100, over three intervals; `None`: not judged.
     pub error_rate_threshold_percent: Option<f64>,
-    /// At most this share of the pool is ejected, 0 to 100. Default 50.
+    /// Requests in three intervals below which the share of failures is not judged. Default 20.
+    pub requests_min: u32,
+    /// An endpoint whose 95th percentile of latency is above this many times the median of its siblings', three intervals
+    /// in a row with at least 50 requests, is ejected; `None`: not judged.
+    pub latency_multiplier: Option<f64>,
+    /// Between two looks at error rate and latency. Default 10 s.
+    pub interval: Duration,
+    /// First ejection; doubles with each further one. Default 30 s.
+    pub ejection_duration: Duration,
+    /// Longest ejection. Default 10 min.
+    pub ejection_duration_max: Duration,
+    /// At most this share of the pool is ejected, whatever ejects, and never all of it; 0 to 100. Default 50.
     pub ejection_max_percent: f64,
 }
 

@@ -163,6 +163,33 @@ pub struct Retries {
     pub per_try_timeout: Option<Duration>,
     /// What is retried.
     pub on: Vec<RetryCondition>,
+    /// Pause before a further try; `None`: none.
+    pub backoff: Option<Backoff>,
+    /// Since the request's head: after that no further try begins; `None`: no bound of its own.
+    pub within: Option<Duration>,
+    /// Bound on the retries of one client.
+    pub per_client: Option<ClientRetryCap>,
+}
+
+/// The pause before a further try: any time up to `base`, doubled with each try (exponential, full jitter), or what the
+/// endpoint's `Retry-After` says. An endpoint that asks for more than `max` is not tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    /// Bound of the first pause.
+    pub base: Duration,
+    /// Bound of every pause. Default 1 s.
+    pub max: Duration,
+}
+
+/// Bound on the retries of one client, so that it cannot use up the budget of all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClientRetryCap {
+    /// Who is one client; never a claim.
+    pub key: RateLimitKey,
+    /// Share of the budget that one client may use, 0 to 100. Default 20.
+    pub percent: f64,
+    /// Retries in about ten seconds that each client may have in any case. Default 3.
+    pub burst: u32,
 }
 
 /// What is retried.
@@ -235,7 +262,8 @@ pub struct TrafficPlan {
     pub at: Position,
 }
 
-/// Requests that name their side.
+/// Requests that name their side. A value that is mapped goes to its pool; any other value picks its side by its hash,
+/// always the same one; a request without a value takes part in the exact split.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CohortRouting {
     /// What names the cohort.
@@ -255,6 +283,8 @@ pub enum CohortKey {
     HashHeader(String),
     /// The hash of a cookie's value picks the side, sticky.
     HashCookie(String),
+    /// The hash of the client's address picks the side, sticky.
+    HashClientIp,
 }
 
 /// Takes the canary out when it does worse than stable.
@@ -262,8 +292,10 @@ pub enum CohortKey {
 pub struct AutoBrake {
     /// Canary errors over stable errors that trip it.
     pub error_rate_multiplier: f64,
-    /// Canary requests below which it is not judged.
+    /// Canary requests in the window below which it is not judged.
     pub requests_min: u32,
+    /// What is judged: the requests of this time. Default 1 min.
+    pub window: Duration,
     /// How long the canary stays out.
     pub cooloff: Duration,
 }
@@ -277,4 +309,24 @@ pub struct OverloadProtection {
     pub queue_max: u32,
     /// How long one waits; above: 503 `overloaded`.
     pub queue_timeout: Duration,
+    /// Lowers the bound while latency grows.
+    pub adaptive: Option<AdaptiveLimit>,
+}
+
+/// Finds the bound on requests in flight between `concurrent_min` and the plan's `concurrent_max`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdaptiveLimit {
+    /// How.
+    pub mode: AdaptiveMode,
+    /// Never below this. Default 10.
+    pub concurrent_min: u32,
+}
+
+/// How a bound on requests in flight follows latency.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdaptiveMode {
+    /// By the ratio of the latency of the long run to that of now.
+    Gradient,
+    /// One more while answers come within this time, a tenth less while they do not.
+    Aimd(Duration),
 }

@@ -8,7 +8,8 @@ use super::read::{self, shown};
 use super::support::Feature;
 use super::tree::Node;
 use crate::config::{
-    CircuitBreaker, Hedge, HedgeDelay, Policy, PolicyId, RateLimit, RateLimitKey, Retries, RetryCondition,
+    Backoff, CircuitBreaker, ClientRetryCap, Hedge, HedgeDelay, Policy, PolicyId, RateLimit, RateLimitKey, Retries,
+    RetryCondition,
 };
 
 const KEYS: &[&str] =
@@ -53,7 +54,17 @@ fn policy(node: &Node<'_>, keys: &[&'static str], findings: &mut Findings) -> Po
 }
 
 fn retries(node: &Node<'_>, findings: &mut Findings) -> Option<Retries> {
-    let keys = &["max_attempts", "budget_percent", "idempotent_only", "per_try_timeout", "on"];
+    let keys = &[
+        "max_attempts",
+        "budget_percent",
+        "idempotent_only",
+        "per_try_timeout",
+        "on",
+        "backoff",
+        "max_backoff",
+        "within",
+        "per_client",
+    ];
     let fields = Fields::open(node, "`retries`", keys, findings)?;
     let on = match fields.get("on") {
         Some(node) => read::list(node, "conditions", findings)
@@ -77,6 +88,43 @@ fn retries(node: &Node<'_>, findings: &mut Findings) -> Option<Retries> {
         idempotent_only: fields.boolean("idempotent_only", true, findings),
         per_try_timeout: fields.duration_if_any("per_try_timeout", findings),
         on,
+        backoff: backoff(&fields, findings),
+        within: fields.duration_if_any("within", findings),
+        per_client: fields.get("per_client").and_then(|node| client_retry_cap(node, findings)),
+    })
+}
+
+fn backoff(fields: &Fields<'_, '_>, findings: &mut Findings) -> Option<Backoff> {
+    let base = fields.duration_if_any("backoff", findings);
+    let max = fields.duration_if_any("max_backoff", findings);
+    if let (None, Some(key)) = (fields.key("backoff"), fields.key("max_backoff")) {
+        findings
+            .error(key, "missing_key", "`max_backoff` bounds a `backoff` that is missing")
+            .help("add `backoff: 25ms`, or remove it");
+    }
+    let base = base?;
+    if let (Some(max), Some(key)) = (max.filter(|max| *max < base), fields.key("max_backoff")) {
+        findings.error(key, "out_of_range", format!("must not be below `backoff`: {max:?} is below {base:?}"));
+    }
+    Some(Backoff { base, max: max.unwrap_or(Duration::from_secs(1)).max(base) })
+}
+
+fn client_retry_cap(node: &Node<'_>, findings: &mut Findings) -> Option<ClientRetryCap> {
+    let fields = Fields::open(node, "`per_client`", &["key", "percent", "burst"], findings)?;
+    let key = fields.get("key").map_or(Some(RateLimitKey::ClientIp), |node| {
+        let key = rate_limit_key(node, findings)?;
+        if matches!(key, RateLimitKey::Claim(_)) {
+            findings
+                .error(node, "unknown_value", "retries are not counted by claim")
+                .help("write `client_ip` or `header:X-Api-Key`");
+            return None;
+        }
+        Some(key)
+    });
+    Some(ClientRetryCap {
+        percent: fields.percent("percent", 20.0, findings),
+        burst: fields.u32("burst", 0, 3, findings),
+        key: key?,
     })
 }
 
@@ -159,11 +207,25 @@ fn rate_limit_key(node: &Node<'_>, findings: &mut Findings) -> Option<RateLimitK
 
 /// A breaker, of a pool or of a policy.
 pub(super) fn circuit_breaker(node: &Node<'_>, findings: &mut Findings) -> Option<CircuitBreaker> {
-    let keys = &["error_threshold_percent", "min_requests", "open_duration"];
+    let keys = &["error_threshold_percent", "min_requests", "open_duration", "window", "half_open_requests"];
     let fields = Fields::open(node, "`circuit_breaker`", keys, findings)?;
+    let half_open = fields.get("half_open_requests").and_then(|node| read::integer(node, 1..=100, findings));
     Some(CircuitBreaker {
-        error_threshold_percent: fields.percent("error_threshold_percent", 50.0, findings),
+        error_threshold_percent: threshold(&fields, "error_threshold_percent", findings).unwrap_or(50.0),
         requests_min: fields.u32("min_requests", 1, 20, findings),
         open_duration: fields.duration("open_duration", Duration::from_secs(30), findings),
+        window: fields.duration("window", Duration::from_secs(10), findings),
+        half_open_requests: half_open.map_or(5, |number| number as u32),
     })
+}
+
+/// A share of failures that is too many: none at all would be too many at 0.
+pub(super) fn threshold(fields: &Fields<'_, '_>, name: &str, findings: &mut Findings) -> Option<f64> {
+    let node = fields.get(name)?;
+    let percent = read::percent(node, findings)?;
+    if percent == 0.0 {
+        findings.error(node, "out_of_range", "must be above 0: at 0 there would be too many failures without one");
+        return None;
+    }
+    Some(percent)
 }

@@ -8,7 +8,7 @@ use super::fields::Fields;
 use super::findings::Findings;
 use super::header::{cookie_name, header_name};
 use super::path::request_target;
-use super::policy::circuit_breaker;
+use super::policy::{circuit_breaker, threshold};
 use super::read::{self, shown};
 use super::support::Feature;
 use super::tree::{Node, Value};
@@ -295,19 +295,36 @@ fn passive(node: &Node<'_>, findings: &mut Findings) -> Option<PassiveHealth> {
 }
 
 fn outlier_detection(node: &Node<'_>, findings: &mut Findings) -> Option<OutlierDetection> {
-    let keys = &["consecutive_failures", "error_rate_threshold", "max_ejection_percent"];
+    let keys = &[
+        "consecutive_failures",
+        "error_rate_threshold",
+        "min_requests",
+        "latency_multiplier",
+        "interval",
+        "ejection_duration",
+        "max_ejection_duration",
+        "max_ejection_percent",
+    ];
     let fields = Fields::open(node, "`outlier_detection`", keys, findings)?;
-    if fields.key("consecutive_failures").is_none() && fields.key("error_rate_threshold").is_none() {
+    let judges = ["consecutive_failures", "error_rate_threshold", "latency_multiplier"];
+    if judges.iter().all(|judge| fields.key(judge).is_none()) {
         findings
             .error(node, "missing_key", "`outlier_detection` judges nothing")
             .below("consecutive_failures")
             .help("add `consecutive_failures: 5` or `error_rate_threshold: 50`");
     }
-    let error_rate_threshold_percent =
-        fields.get("error_rate_threshold").and_then(|node| read::percent(node, findings));
+    let latency_multiplier =
+        fields.get("latency_multiplier").and_then(|node| read::number(node, 1.0..=1000.0, findings));
+    let ejection_duration = fields.duration("ejection_duration", Duration::from_secs(30), findings);
+    let longest = fields.duration("max_ejection_duration", Duration::from_secs(600), findings);
     Some(OutlierDetection {
         consecutive_failures: fields.u32_if_any("consecutive_failures", 1, findings),
-        error_rate_threshold_percent,
+        error_rate_threshold_percent: threshold(&fields, "error_rate_threshold", findings),
+        requests_min: fields.u32("min_requests", 1, 20, findings),
+        latency_multiplier,
+        interval: fields.duration("interval", Duration::from_secs(10), findings),
+        ejection_duration,
+        ejection_duration_max: longest.max(ejection_duration),
         ejection_max_percent: fields.percent("max_ejection_percent", 50.0, findings),
     })
 }

@@ -54,9 +54,9 @@ const TABLE: &[Support] = &[
     row(Feature::BalancerPowerOfTwoChoices, "balancer `p2c`", true, BALANCERS),
     row(Feature::BalancerRandom, "balancer `random`", true, BALANCERS),
     row(Feature::Cache, "`cache`", false, REMOVE),
-    row(Feature::CircuitBreaker, "`circuit_breaker`", false, "use `health.passive` for now"),
+    row(Feature::CircuitBreaker, "`circuit_breaker`", true, REMOVE),
     row(Feature::ColdStartGate, "`cold_start_gate`", false, REMOVE),
-    row(Feature::Hedge, "`hedge`", false, REMOVE),
+    row(Feature::Hedge, "`hedge`", true, REMOVE),
     row(
         Feature::Http2Upstream,
         "HTTP/2 to endpoints",
@@ -65,7 +65,7 @@ const TABLE: &[Support] = &[
     ),
     row(Feature::Middleware, "`middleware`", true, REMOVE),
     row(Feature::Mtls, "asking clients for certificates", true, REMOVE),
-    row(Feature::OutlierDetection, "`outlier_detection`", false, "use `health.passive` for now"),
+    row(Feature::OutlierDetection, "`outlier_detection`", true, REMOVE),
     row(Feature::Plugins, "`plugins`", false, REMOVE),
     row(Feature::ProxyProtocol, "`proxy_protocol`", true, REMOVE),
     row(Feature::RateLimit, "`rate_limit`", true, REMOVE),
@@ -83,7 +83,7 @@ const TABLE: &[Support] = &[
         "add the route through the API to let it expire",
     ),
     row(Feature::Tracing, "`tracing`", false, REMOVE),
-    row(Feature::TrafficManagement, "`traffic_management`", false, "send the route to one pool for now"),
+    row(Feature::TrafficManagement, "`traffic_management`", true, REMOVE),
 ];
 
 /// The row of a feature.

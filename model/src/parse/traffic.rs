@@ -9,7 +9,10 @@ use super::header::{cookie_name, header_name};
 use super::pool::hash_key;
 use super::read;
 use super::tree::Node;
-use crate::config::{AutoBrake, CohortKey, CohortRouting, HashKey, OverloadProtection, PoolIndex, Route, TrafficPlan};
+use crate::config::{
+    AdaptiveLimit, AdaptiveMode, AutoBrake, CohortKey, CohortRouting, HashKey, OverloadProtection, PoolIndex, Route,
+    TrafficPlan,
+};
 
 const KEYS: &[&str] =
     &["route", "stable_pool", "canary_pool", "canary_weight", "cohort_routing", "auto_brake", "overload_protection"];
@@ -95,26 +98,17 @@ fn cohorts(node: &Node<'_>, pools: &mut Names<'_>, findings: &mut Findings) -> O
     let key = match fields.at_most_one(&["header", "cookie", "hash"], findings) {
         Some(("header", node)) => header_name(node, findings).map(CohortKey::Header),
         Some(("cookie", node)) => cookie_name(node, findings).map(CohortKey::Cookie),
-        Some((_, node)) => hash_key(node, findings).map(|key| match key {
-            HashKey::Header(name) => CohortKey::HashHeader(name),
-            HashKey::Cookie(name) => CohortKey::HashCookie(name),
-        }),
+        Some((_, node)) => cohort_hash(node, findings),
         None => {
             fields.require("header", "what names the cohort, or `cookie: …`, or `hash: …`", findings);
             None
         }
     };
-    let hashed = matches!(key, Some(CohortKey::HashHeader(_) | CohortKey::HashCookie(_)));
-    let written = match (fields.get("mappings"), hashed) {
-        (Some(node), true) => {
-            findings
-                .error(node, "conflicting_keys", "a hash picks the side by itself, so there is nothing to map")
-                .help("remove `mappings`, or name the cohort with `header:` or `cookie:`");
-            None
-        }
-        (Some(node), false) => Some(node),
-        (None, true) => None,
-        (None, false) => fields.require("mappings", "cohort to pool", findings),
+    // A hash picks a side for every value, so that its mappings are exceptions.
+    let written = if fields.key("hash").is_some() {
+        fields.get("mappings")
+    } else {
+        fields.require("mappings", "cohort to pool", findings)
     };
     let mut mappings = Vec::new();
     for (cohort, pool) in written.and_then(|node| mapping(node, "`mappings`", findings)).unwrap_or_default() {
@@ -125,24 +119,71 @@ fn cohorts(node: &Node<'_>, pools: &mut Names<'_>, findings: &mut Findings) -> O
     Some(CohortRouting { key: key?, mappings })
 }
 
+/// `client_ip`, `{ header: NAME }` or `{ cookie: NAME }`.
+fn cohort_hash(node: &Node<'_>, findings: &mut Findings) -> Option<CohortKey> {
+    if node.scalar() == Some("client_ip") {
+        return Some(CohortKey::HashClientIp);
+    }
+    hash_key(node, findings).map(|key| match key {
+        HashKey::Header(name) => CohortKey::HashHeader(name),
+        HashKey::Cookie(name) => CohortKey::HashCookie(name),
+    })
+}
+
 fn auto_brake(node: &Node<'_>, findings: &mut Findings) -> Option<AutoBrake> {
-    let keys = &["error_rate_multiplier", "min_requests", "cooloff"];
+    let keys = &["error_rate_multiplier", "min_requests", "window", "cooloff"];
     let fields = Fields::open(node, "`auto_brake`", keys, findings)?;
     let multiplier = fields.get("error_rate_multiplier").and_then(|node| read::number(node, 1.0..=1e6, findings));
     Some(AutoBrake {
         error_rate_multiplier: multiplier.unwrap_or(3.0),
         requests_min: fields.u32("min_requests", 1, 50, findings),
+        window: fields.duration("window", Duration::from_secs(60), findings),
         cooloff: fields.duration("cooloff", Duration::from_secs(300), findings),
     })
 }
 
 fn overload(node: &Node<'_>, findings: &mut Findings) -> Option<OverloadProtection> {
-    let keys = &["max_concurrent", "queue_size", "queue_timeout"];
+    let keys = &["max_concurrent", "queue_size", "queue_timeout", "adaptive", "min_concurrent", "latency_target"];
     let fields = Fields::open(node, "`overload_protection`", keys, findings)?;
     fields.require("max_concurrent", "requests in flight", findings);
+    let concurrent_max = fields.u32("max_concurrent", 1, 1000, findings);
     Some(OverloadProtection {
-        concurrent_max: fields.u32("max_concurrent", 1, 1000, findings),
+        concurrent_max,
         queue_max: fields.u32("queue_size", 0, 100, findings),
         queue_timeout: fields.duration("queue_timeout", Duration::from_secs(1), findings),
+        adaptive: adaptive(&fields, concurrent_max, findings),
     })
+}
+
+fn adaptive(fields: &Fields<'_, '_>, concurrent_max: u32, findings: &mut Findings) -> Option<AdaptiveLimit> {
+    let words = &[("off", None), ("gradient", Some(false)), ("aimd", Some(true))];
+    let aimd = fields.one_of("adaptive", words, None, findings);
+    let least = fields.u32_if_any("min_concurrent", 1, findings);
+    let target = fields.duration_if_any("latency_target", findings);
+    let needless = |name: &str, needed_by: &str, findings: &mut Findings| {
+        if let Some(key) = fields.key(name) {
+            findings
+                .error(key, "conflicting_keys", format!("`{name}` works only with `adaptive: {needed_by}`"))
+                .help("set the mode or remove it");
+        }
+    };
+    let mode = match aimd {
+        None => {
+            needless("min_concurrent", "gradient` or `aimd", findings);
+            needless("latency_target", "aimd", findings);
+            return None;
+        }
+        Some(false) => {
+            needless("latency_target", "aimd", findings);
+            AdaptiveMode::Gradient
+        }
+        Some(true) => {
+            fields.require("latency_target", "how long an answer may take, such as `500ms`", findings);
+            AdaptiveMode::Aimd(target?)
+        }
+    };
+    if let (Some(_), Some(key)) = (least.filter(|least| *least > concurrent_max), fields.key("min_concurrent")) {
+        findings.error(key, "out_of_range", "must not be above `max_concurrent`");
+    }
+    Some(AdaptiveLimit { mode, concurrent_min: least.unwrap_or(10).min(concurrent_max) })
 }

@@ -13,7 +13,7 @@ const ALL: [&str; 4] = [
     include_str!("../../../deploy/samples/seed-001.yaml"),
     include_str!("../../../deploy/samples/seed-002.yaml"),
     "
-routes: [{ rewrite: {}, policy: { retries: {}, hedge: {}, rate_limit: {}, circuit_breaker: {} }, to: { address: \"a:1\" } }]
+routes: [{ rewrite: {}, policy: { retries: { per_client: {} }, hedge: {}, rate_limit: {}, circuit_breaker: {} }, to: { address: \"a:1\" } }]
 pools: [{ id: a, endpoints: [\"a:1\"], balancer: consistent_hash, hash: { header: a }, outlier_detection: {}, fail_open: {} }]
 middleware: { a: { stages: [{}, { type: auth, config: { jwt: {} } }, { type: header_transform, config: { request: {}, response: {} } },
   { type: request_id, config: {} }, { type: access_log, config: {} }, { type: cors, config: {} }, { type: compression, config: {} }, { type: redirect, config: {} }] } }

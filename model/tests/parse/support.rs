@@ -33,15 +33,11 @@ fn a_refused_feature_is_told_once_at_its_key() {
     check(pool("balancer: p2c"), "pools[0].balancer");
     check(pool("connections: { http2: always }"), "pools[0].connections.http2");
     check("routes: [{ to: \"h2c://a:1\" }]\n".into(), "routes[0].to");
-    check(route("policy: { hedge: { after: p95 } }"), "routes[0].policy.hedge");
     check(route("policy: { rate_limit: { requests_per_second: 1 } }"), "routes[0].policy.rate_limit");
-    check(route("policy: { circuit_breaker: {} }"), "routes[0].policy.circuit_breaker");
     check(route("policy: { require_tls: true }"), "routes[0].policy.require_tls");
-    check(pool("outlier_detection: { consecutive_failures: 5 }"), "pools[0].outlier_detection");
     check(top("cache: []"), "cache");
     check(top("plugins: []"), "plugins");
     check(top("middleware: []"), "middleware");
-    check(top("traffic_management: []"), "traffic_management");
     check(top("tracing: { otlp_endpoint: \"http://a:4317\" }"), "tracing");
     check(top("rollout: { cold_start_gate: true }"), "rollout.cold_start_gate");
 }

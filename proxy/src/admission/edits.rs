@@ -34,8 +34,6 @@ pub(crate) struct Edits {
 pub(crate) struct Notes {
     /// `hit`, `miss`, …
     pub(crate) cache: &'static str,
-    /// `open`, `half_open`
-    pub(crate) breaker: &'static str,
     /// `canary`
     pub(crate) variant: &'static str,
 }
@@ -92,9 +90,7 @@ impl fmt::Debug for Edits {
 
 impl Notes {
     fn merge(&mut self, later: Self) {
-        for (note, later) in
-            [(&mut self.cache, later.cache), (&mut self.breaker, later.breaker), (&mut self.variant, later.variant)]
-        {
+        for (note, later) in [(&mut self.cache, later.cache), (&mut self.variant, later.variant)] {
             if !later.is_empty() {
                 *note = later;
             }

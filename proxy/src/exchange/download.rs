@@ -2,10 +2,13 @@
 
 use std::mem;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use crate::answer::connection_line;
+use crate::breaker::Outcome;
 use crate::clock::Moment;
 use crate::connection::Connection;
+use crate::eject::Attempt;
 use crate::error::{Failure, FailureKind};
 use crate::exchange::Exchange;
 use crate::http1::body::{Body, Coding};
@@ -28,7 +31,7 @@ pub(super) enum Answered {
 }
 
 /// Bytes of one read while a head is expected. The rest of a large body is spliced.
-const HEAD_READ_BYTES: usize = 16 << 10;
+pub(super) const HEAD_READ_BYTES: usize = 16 << 10;
 /// Interim heads of one answer.
 const INTERIM_MAX: u8 = 16;
 /// Lines that routes of a sandbox set.
@@ -42,6 +45,12 @@ impl Exchange {
         connection: &mut Connection,
         worker: &Worker,
     ) -> Poll<Result<Answered, Failure>> {
+        if mem::take(&mut self.prefetched) {
+            let bytes = mem::take(&mut self.from_upstream);
+            if let Some(answered) = self.judge(cx, connection, worker, &bytes)? {
+                return Poll::Ready(Ok(answered));
+            }
+        }
         loop {
             self.poll_upload(cx, connection, worker)?;
             // Interim heads that the client has not taken.
@@ -130,7 +139,8 @@ impl Exchange {
         fields: &mut Fields,
     ) -> Result<Answered, Failure> {
         self.note_answer(worker, head.status);
-        if self.wants_another(head.status, worker) {
+        let retry_after = if matches!(head.status, 429 | 503) { retry_after(bytes, fields) } else { None };
+        if self.wants_another(head.status, retry_after, worker) {
             return Err(Failure::rule(FailureKind::Status, "the answer's status is to be retried"));
         }
         self.record.status = head.status;
@@ -177,11 +187,11 @@ impl Exchange {
         let connections = &self.flight.connections;
         connections.cells.requests.add(1);
         connections.cells.duration_us.record(&DURATION_EDGES_US, upstream_us);
-        if matches!(status, 502..=504) {
-            self.note_endpoint_failure(worker);
-        } else {
-            self.compiled_endpoint().live.succeeded();
+        self.note_attempt(Attempt::Answered { status, latency_us: upstream_us }, worker);
+        if let Some(hedge) = &self.route().hedge {
+            hedge.live.took(worker.index, upstream_us);
         }
+        self.report(if status >= 500 { Outcome::Failure } else { Outcome::Success }, worker);
     }
 
     /// Decides how the body reaches the client, and what becomes of the connections.
@@ -384,6 +394,16 @@ impl Exchange {
             self.flight.connections.keep(upstream, self.pool(), worker.wheel.now());
         }
     }
+}
+
+/// The seconds of `Retry-After` (RFC 9110 §10.2.3). A date says nothing here: clocks differ.
+fn retry_after(bytes: &[u8], fields: &Fields) -> Option<Duration> {
+    let lines = fields.lines().iter();
+    let value = lines
+        .filter(|line| line.name.of_bytes(bytes).eq_ignore_ascii_case(b"retry-after"))
+        .map(|line| line.value.of_bytes(bytes))
+        .next()?;
+    std::str::from_utf8(value).ok()?.parse().ok().map(Duration::from_secs)
 }
 
 fn truncated() -> Failure {

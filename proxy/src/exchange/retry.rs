@@ -4,23 +4,33 @@
 //! connection that went stale while it idled is no attempt at all; a connection that could not be made moves on once to
 //! each other endpoint; everything else is up to the route's policy and its budget.
 
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
-use sealane_model::config::RetryCondition;
-use tracing::info;
+use sealane_model::config::{Backoff, RateLimitKey, RetryCondition};
+use sealane_model::decide::HeaderView as _;
+use tokio::time;
+use tracing::{info, warn};
 
-use crate::balance::Pick;
+use crate::balance::{Pick, fnv};
+use crate::breaker::{Change, Outcome};
 use crate::clock::Moment;
-use crate::connection::Peer;
+use crate::connection::{Connection, Peer};
+use crate::eject::{self, Attempt};
 use crate::error::{Failure, FailureKind};
 use crate::exchange::{Exchange, Flight, head};
 use crate::forwarded::Client;
 use crate::http1::field::{FieldView, Fields};
 use crate::http1::request_head::RequestHead;
 use crate::metrics::RetryOutcome;
-use crate::request::{Request, decide_head};
+use crate::request::{Request, decide_head, take_leave};
+use crate::snapshot::CompiledRetries;
 use crate::stream::Outbox;
-use crate::timer::NEVER;
+use crate::timer::{NEVER, ticks};
 use crate::worker::Worker;
 
 impl Exchange {
@@ -39,6 +49,7 @@ impl Exchange {
         self.upstream = None;
         if self.answered || !self.is_replayable() {
             self.note_failure(&failure, worker);
+            self.report_failure(&failure, worker);
             return Err(failure);
         }
         if free {
@@ -54,6 +65,7 @@ impl Exchange {
         match failure.kind {
             FailureKind::Connect => {
                 self.tried.push(self.endpoint as u32);
+                // The attempt goes on, and so does the breaker's leave for it.
                 if self.move_on(peer, worker) {
                     return Ok(());
                 }
@@ -74,12 +86,16 @@ impl Exchange {
             | FailureKind::ClientGone
             | FailureKind::ClientSlow
             | FailureKind::ClientMalformed
-            | FailureKind::ClientTooLarge => Err(failure),
+            | FailureKind::ClientTooLarge => {
+                self.report_failure(&failure, worker);
+                Err(failure)
+            }
         }
     }
 
     /// Whether an answer with this status is not passed on, because another attempt is allowed, and paid for.
-    pub(super) fn wants_another(&mut self, status: u16, worker: &Worker) -> bool {
+    /// `retry_after`: how long the endpoint asks to be left alone.
+    pub(super) fn wants_another(&mut self, status: u16, retry_after: Option<Duration>, worker: &Worker) -> bool {
         let retries = self.route().retries.as_ref();
         if !retries.is_some_and(|retries| retries.policy.on.contains(&RetryCondition::Status(status))) {
             if status < 500 {
@@ -87,7 +103,7 @@ impl Exchange {
             }
             return false;
         }
-        self.is_replayable() && self.pays_for_another(worker)
+        self.is_replayable() && self.pays_for_another(retry_after, worker)
     }
 
     fn retry(
@@ -97,35 +113,83 @@ impl Exchange {
         peer: &Peer,
         worker: &Worker,
     ) -> Result<(), Failure> {
+        self.report_failure(&failure, worker);
         let retries = self.route().retries.as_ref();
-        if retries.is_some_and(|retries| retries.policy.on.contains(&condition)) && self.pays_for_another(worker) {
+        if retries.is_some_and(|retries| retries.policy.on.contains(&condition)) && self.pays_for_another(None, worker)
+        {
             self.next_attempt(peer, worker);
             return Ok(());
         }
         Err(failure)
     }
 
-    /// Whether the policy allows one more attempt and its budget has one left, which is then spent.
-    fn pays_for_another(&self, worker: &Worker) -> bool {
-        let Some(retries) = &self.route().retries else { return false };
+    /// Whether the policy allows one more attempt, the breaker gives its leave, and the budget has one left, which is
+    /// then spent.
+    fn pays_for_another(&mut self, retry_after: Option<Duration>, worker: &Worker) -> bool {
+        let view = Rc::clone(&self.record.view);
+        let Some(retries) = &view.snapshot.routes[self.route].retries else { return false };
         let policy = &retries.policy;
         if policy.attempts_max <= 1 || (policy.idempotent_only && !self.idempotent) {
             return false;
         }
-        let outcome = if u32::from(self.record.attempts) >= policy.attempts_max {
-            RetryOutcome::Exhausted
-        } else if !retries.budget.take(policy.budget_percent, Moment::of_tick(worker.wheel.now()).millis()) {
-            RetryOutcome::Budget
-        } else {
-            return true;
+        if u32::from(self.record.attempts) >= policy.attempts_max {
+            self.count_retry(RetryOutcome::Exhausted, worker);
+            return false;
+        }
+        let pause = match &policy.backoff {
+            Some(backoff) if retry_after.is_some_and(|asked| asked > backoff.max) => return false,
+            Some(backoff) => {
+                let jitter = full_jitter(backoff, u32::from(self.record.attempts), worker.random());
+                Some(jitter.max(retry_after.unwrap_or_default()))
+            }
+            None => None,
         };
-        self.count_retry(outcome, worker);
-        false
+        let spent = Duration::from_micros(Moment::now().micros_since(self.record.started));
+        if policy.within.is_some_and(|within| spent + pause.unwrap_or_default() >= within) {
+            return false;
+        }
+        // An open breaker stops retries, too; a leave that is not used after all goes back.
+        let Ok(leave) = take_leave(worker, &mut self.record, self.route) else { return false };
+        let client = policy.per_client.as_ref().map(|cap| (self.client_key, cap));
+        let now_ms = Moment::of_tick(worker.wheel.now()).millis();
+        if !retries.budget.take_for(policy.budget_percent, client, now_ms) {
+            self.count_retry(RetryOutcome::Budget, worker);
+            return false;
+        }
+        self.leave = leave;
+        self.pause = pause;
+        true
     }
 
     /// Everything that was sent is at hand, and what was not sent is still to come from the client.
     const fn is_replayable(&self) -> bool {
         !self.streamed
+    }
+
+    /// Waits before the next attempt, as long as the client does.
+    pub(super) fn wait_before_attempt<'a>(
+        &'a mut self,
+        connection: &'a mut Connection,
+        worker: &'a Worker,
+    ) -> Pin<Box<dyn Future<Output = Result<(), Failure>> + 'a>> {
+        let pause = self.pause.take().unwrap_or_default();
+        Box::pin(async move {
+            let mut wait = pin!(time::sleep(pause));
+            // Nobody is late meanwhile but the whole.
+            let per_try = mem::replace(&mut self.try_deadline, NEVER);
+            let waited = poll_fn(|cx| {
+                if wait.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(Ok(()));
+                }
+                self.progress = worker.wheel.now();
+                self.poll_deadline(cx, connection, worker)
+            })
+            .await;
+            self.try_deadline = per_try.saturating_add(ticks(pause));
+            self.attempt_started = Moment::now();
+            self.progress = worker.wheel.now();
+            waited
+        })
     }
 
     fn next_attempt(&mut self, peer: &Peer, worker: &Worker) {
@@ -145,7 +209,7 @@ impl Exchange {
         let view = Rc::clone(&self.record.view);
         let pool = &view.snapshot.pools[self.pool];
         let pick = Pick {
-            rotation: &view.snapshot.routes[self.route].rotation,
+            rotation: &view.snapshot.routes[self.route].targets[self.record.target].rotation,
             now: Moment::of_tick(worker.wheel.now()),
             random: worker.random(),
             hash: self.hash,
@@ -180,21 +244,26 @@ impl Exchange {
 
     /// The head depends on the endpoint: writes it again from what the client sent.
     fn write_head_anew(&mut self, peer: &Peer) {
+        if let Some(sent) = self.head_for(self.endpoint, peer) {
+            self.sent = sent;
+        }
+    }
+
+    /// What another endpoint is sent: its own head, and what there is of the body.
+    pub(super) fn head_for(&self, endpoint: usize, peer: &Peer) -> Option<Vec<u8>> {
         let mut fields = Fields::default();
         let view = Rc::clone(&self.record.view);
-        let Ok(Some(head)) = RequestHead::parse(&self.raw_head, &view.snapshot.head_limits, &mut fields) else {
-            return;
-        };
-        let Some(body_at) = memchr::memmem::find(&self.sent, b"\r\n\r\n") else { return };
-        let body = self.sent[body_at + 4..].to_vec();
+        let head = RequestHead::parse(&self.raw_head, &view.snapshot.head_limits, &mut fields).ok()??;
+        let body_at = memchr::memmem::find(&self.sent, b"\r\n\r\n")? + 4;
         let client = Client::find(peer.ip, &view.snapshot.trusted, &self.raw_head, &fields);
         let request = Request { bytes: &self.raw_head, head: &head, peer, client };
         // Matching again leaves in the scratch what the path is written from; the route is the same.
         let decided = FieldView { bytes: &self.raw_head, fields: &fields };
         view.snapshot.table.decide(&decide_head(&request, &decided), &mut view.scratch.borrow_mut());
-        self.sent.clear();
-        head::write(&mut self.sent, &self.record, self.route, (self.pool, self.endpoint), &request, &mut fields);
-        self.sent.extend_from_slice(&body);
+        let mut sent = Vec::with_capacity(self.sent.len() + 256);
+        head::write(&mut sent, &self.record, self.route, (self.pool, endpoint), &request, &mut fields);
+        sent.extend_from_slice(&self.sent[body_at..]);
+        Some(sent)
     }
 
     fn note_failure(&mut self, failure: &Failure, worker: &Worker) {
@@ -202,29 +271,100 @@ impl Exchange {
             self.flight.connections.cells.connect_failures.add(1);
             self.record.view.revision.connect_failures.add(1);
         }
-        if failure.kind.is_upstream() && failure.kind != FailureKind::Status {
-            self.note_endpoint_failure(worker);
+        if self.blames_endpoint(failure) {
+            self.note_attempt(Attempt::Failed, worker);
         }
     }
 
-    pub(super) fn note_endpoint_failure(&self, worker: &Worker) {
-        let now_ms = Moment::of_tick(worker.wheel.now()).millis();
-        if let Some(duration) = self.compiled_endpoint().live.failed(self.pool().passive.as_ref(), now_ms) {
-            let endpoint = &*self.compiled_endpoint().address;
-            info!(pool = &*self.pool().id, endpoint, ?duration, "endpoint ejected");
+    /// Tells the breaker that the attempt at hand failed, if it was the endpoints' fault.
+    fn report_failure(&mut self, failure: &Failure, worker: &Worker) {
+        self.report(if self.blames_endpoint(failure) { Outcome::Failure } else { Outcome::Unknown }, worker);
+    }
+
+    fn blames_endpoint(&self, failure: &Failure) -> bool {
+        match failure.kind {
+            // Its answer was noted.
+            FailureKind::Status => false,
+            // Nobody can answer what has not been asked.
+            FailureKind::RequestTimeout => self.upload.is_done() || self.upload_ended || !self.to_upstream.is_empty(),
+            kind => kind.is_upstream(),
         }
+    }
+
+    /// Tells the breaker how the attempt at hand ended.
+    pub(super) fn report(&mut self, outcome: Outcome, worker: &Worker) {
+        let Some(leave) = self.leave.take() else { return };
+        self.note_change(leave.report(outcome, Moment::of_tick(worker.wheel.now()).millis()));
+    }
+
+    /// Says what a breaker did.
+    pub(super) fn note_change(&self, change: Option<Change>) {
+        let (route, pool) = (&*self.route().id, &*self.pool().id);
+        match change {
+            Some(Change::Opened) => warn!(route, pool, "circuit opened"),
+            Some(Change::Closed) => info!(route, pool, "circuit closed"),
+            None => {}
+        }
+    }
+
+    /// Notes how an attempt on the endpoint ended.
+    pub(super) fn note_attempt(&self, attempt: Attempt, worker: &Worker) {
+        let now_ms = Moment::of_tick(worker.wheel.now()).millis();
+        eject::note(self.pool(), self.endpoint, attempt, worker.index, now_ms);
     }
 
     fn note_success(&self, worker: &Worker) {
         if let Some(retries) = &self.route().retries {
             retries.budget.succeeded(worker.index);
-            if self.record.attempts > 1 {
+            if self.record.attempts - self.hedges > 1 {
                 self.count_retry(RetryOutcome::Success, worker);
             }
+        } else if let Some(hedge) = &self.route().hedge {
+            hedge.budget.succeeded(worker.index);
         }
     }
 
     fn count_retry(&self, outcome: RetryOutcome, worker: &Worker) {
-        self.record.view.lane(Some(self.route), worker).retries[outcome as usize].add(1);
+        self.record.view.lane(Some(self.route), self.record.target, worker).retries[outcome as usize].add(1);
+    }
+}
+
+/// The hash of who the client is, where the retries of one client are bounded. Who names nobody is anonymous, together.
+pub(super) fn client_key(retries: &CompiledRetries, request: &Request<'_>, fields: &Fields) -> u64 {
+    let Some(cap) = &retries.policy.per_client else { return 0 };
+    match &cap.key {
+        RateLimitKey::Header(name) => {
+            let mut key = 0;
+            FieldView { bytes: request.bytes, fields }.any_value(name, &mut |value| {
+                key = fnv(value);
+                true
+            });
+            key
+        }
+        RateLimitKey::ClientIp | RateLimitKey::Claim(_) => match request.client.ip {
+            std::net::IpAddr::V4(ip) => fnv(&ip.octets()),
+            std::net::IpAddr::V6(ip) => fnv(&ip.octets()),
+        },
+    }
+}
+
+/// Any time up to the base, doubled with each attempt, up to the maximum.
+fn full_jitter(backoff: &Backoff, attempts: u32, random: u64) -> Duration {
+    let bound = backoff.base.saturating_mul(1 << attempts.saturating_sub(1).min(20)).min(backoff.max);
+    Duration::from_nanos(random % (bound.as_nanos() as u64 + 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_any_time_up_to_a_bound_that_doubles() {
+        let backoff = Backoff { base: Duration::from_millis(25), max: Duration::from_millis(100) };
+        let longest = |attempts| {
+            let pauses = (0..10_000).map(|random| full_jitter(&backoff, attempts, random * 999_983));
+            pauses.max().unwrap().as_millis()
+        };
+        assert_eq!([1, 2, 3, 4, 60].map(longest), [24, 49, 99, 99, 99]);
     }
 }

@@ -44,6 +44,17 @@ pub(crate) fn compile(
     }
     let chains = Chains::compile(&config, settings, live).map_err(|problems| found.extend(problems));
     let Some(chains) = chains.ok().filter(|_| found.is_empty()) else { return Err(found) };
+    let (mut targets, mut traffic_plans) = (0, 0);
+    let routes: Vec<_> = config
+        .routes
+        .iter()
+        .map(|route| {
+            let route = routes::compile(&config, &chains, route, (targets, traffic_plans), live);
+            targets += route.targets.len();
+            traffic_plans += usize::from(route.traffic.is_some());
+            route
+        })
+        .collect();
     let limits = &config.limits;
     let listeners = listeners(&config, settings);
     let https_port = listeners.iter().find(|listener| listener.tls).map(|listener| listener.address.port);
@@ -51,7 +62,7 @@ pub(crate) fn compile(
         log_members: json_members(&[("revision", &tag.label), ("node", &settings.node)]),
         tag,
         table: RouteTable::compile(&config),
-        routes: config.routes.iter().map(|route| routes::compile(&config, &chains, route, live)).collect(),
+        routes,
         pools: compiled_pools,
         listeners,
         https_port: https_port.filter(|&port| port != 443),
@@ -72,6 +83,8 @@ pub(crate) fn compile(
         },
         log: Arc::new(LogPlan::new(&config.logging, settings)),
         endpoints,
+        targets,
+        traffic_plans,
         config,
     })
 }

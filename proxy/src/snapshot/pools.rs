@@ -14,7 +14,7 @@ use crate::timer::ticks;
 use crate::upstream::tls::PoolTls;
 
 /// Compiles a pool; `first_endpoint` endpoints belong to the pools before it.
-pub(super) fn compile(pool: &config::Pool, first_endpoint: usize, live: &Live) -> Result<CompiledPool, Vec<Problem>> {
+pub(crate) fn compile(pool: &config::Pool, first_endpoint: usize, live: &Live) -> Result<CompiledPool, Vec<Problem>> {
     let needs_tls = pool.endpoints.iter().any(|endpoint| endpoint.scheme == Scheme::Https);
     let tls = needs_tls.then(|| PoolTls::compile(pool, &live.tls)).transpose().map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
@@ -30,6 +30,9 @@ pub(super) fn compile(pool: &config::Pool, first_endpoint: usize, live: &Live) -
     }
     if matches!(pool.balancer, Balancer::LeastConnections | Balancer::PowerOfTwoChoices) {
         endpoints.iter().for_each(|endpoint| endpoint.live.count_busy());
+    }
+    if pool.outlier_detection.is_some() {
+        endpoints.iter().for_each(|endpoint| endpoint.live.watch());
     }
     let weights: Vec<u32> = pool.endpoints.iter().map(|endpoint| endpoint.weight).collect();
     let connections = &pool.connections;
@@ -54,6 +57,7 @@ pub(super) fn compile(pool: &config::Pool, first_endpoint: usize, live: &Live) -
         idle_ticks: ticks(connections.idle_timeout),
         age_max_ticks: connections.age_max.map_or(u64::MAX, ticks),
         passive: pool.health.passive.clone(),
+        outlier: pool.outlier_detection.clone(),
         trickle_per_second: pool.fail_open.requests_per_second,
         expose_errors: pool.expose_upstream_errors,
         live: live.pool(&pool.id.0),

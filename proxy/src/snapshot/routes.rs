@@ -4,31 +4,97 @@ use std::sync::Arc;
 
 use sealane_model::config::{self, Config};
 
-use super::{CompiledRetries, CompiledRoute, CompiledSandbox};
+use super::{CompiledBreaker, CompiledHedge, CompiledRetries, CompiledRoute, CompiledSandbox, CompiledTarget};
 use crate::access_log::json_members;
 use crate::admission::Chains;
+use crate::breaker::BreakerPlan;
 use crate::http1::write;
 use crate::live::Live;
 use crate::timer::ticks;
+use crate::traffic::split::Split;
+use crate::traffic::stage::CompiledTraffic;
 
-pub(super) fn compile(config: &Config, chains: &Chains, route: &config::Route, live: &Live) -> CompiledRoute {
+/// The budget of hedges where no retries say otherwise.
+const HEDGE_BUDGET_PERCENT: f64 = 10.0;
+
+/// Compiles a route; so many targets and traffic plans belong to the routes before it.
+pub(super) fn compile(
+    config: &Config,
+    chains: &Chains,
+    route: &config::Route,
+    (first_target, number): (usize, usize),
+    live: &Live,
+) -> CompiledRoute {
     let body_bytes_max = [config.limits.body_bytes_max, route.policy.body_bytes_max];
     CompiledRoute {
         id: Arc::from(route.id.0.as_str()),
-        log_members: json_members(&[("route", &route.id.0), ("pool", &config.pools[route.pool].id.0)]),
-        pool: route.pool,
-        rotation: live.rotation(&route.id.0, &config.pools[route.pool].id.0),
+        targets: targets(config, route, live),
+        first_target,
         timeout: route.policy.timeout.map(ticks),
         retries: route.policy.retries.as_ref().map(|policy| CompiledRetries {
             policy: policy.clone(),
             per_try: policy.per_try_timeout.map(ticks),
             budget: live.budget(&route.id.0),
         }),
+        hedge: route.policy.hedge.as_ref().map(|hedge| CompiledHedge {
+            after: hedge.after,
+            extra_max: hedge.extra_max,
+            budget: live.budget(&route.id.0),
+            budget_percent: route
+                .policy
+                .retries
+                .as_ref()
+                .map_or(HEDGE_BUDGET_PERCENT, |retries| retries.budget_percent),
+            live: live.hedges(&route.id.0),
+        }),
         body_bytes_max: body_bytes_max.into_iter().flatten().min().unwrap_or(u64::MAX),
         require_tls: route.policy.require_tls,
         require_mtls: route.require_mtls,
+        traffic: route.traffic.as_ref().map(|plan| Box::new(traffic(&route.id.0, plan, number, live))),
         admission: chains.admission(route, live),
         sandbox: route.sandbox.as_ref().map(|(id, number)| sandbox(id, *number)),
+    }
+}
+
+/// Each pool that the route's requests may go to, once.
+fn targets(config: &Config, route: &config::Route, live: &Live) -> Vec<CompiledTarget> {
+    let mut pools = vec![route.pool];
+    if let Some(plan) = &route.traffic {
+        let canary = plan.canary.map(|(pool, _)| pool);
+        let mapped = plan.cohorts.iter().flat_map(|cohorts| cohorts.mappings.iter().map(|(_, pool)| *pool));
+        for pool in [plan.stable].into_iter().chain(canary).chain(mapped) {
+            if !pools.contains(&pool) {
+                pools.push(pool);
+            }
+        }
+    }
+    let target = |pool: usize| {
+        let config = &config.pools[pool];
+        let (route_id, pool_id) = (&route.id.0, &config.id.0);
+        // The policy's breaker replaces the pool's.
+        let breaker = route.policy.circuit_breaker.as_ref().or(config.circuit_breaker.as_ref());
+        CompiledTarget {
+            pool,
+            log_members: json_members(&[("route", route_id), ("pool", pool_id)]),
+            rotation: live.rotation(route_id, pool_id),
+            breaker: breaker.map(|breaker| CompiledBreaker {
+                plan: BreakerPlan::from(breaker),
+                live: live.breaker(route_id, pool_id),
+            }),
+        }
+    };
+    pools.into_iter().map(target).collect()
+}
+
+fn traffic(route: &str, plan: &config::TrafficPlan, number: usize, live: &Live) -> CompiledTraffic {
+    let mappings = plan.cohorts.iter().flat_map(|cohorts| cohorts.mappings.iter().cloned());
+    CompiledTraffic {
+        split: Split::new(route, plan.stable, plan.canary, mappings),
+        cohort: plan.cohorts.as_ref().map(|cohorts| cohorts.key.clone()),
+        brake: plan.auto_brake.clone(),
+        overload: plan.overload.clone(),
+        live: live.traffic(route),
+        number,
     }
 }
 

@@ -102,3 +102,31 @@ async fn a_proxy_header_names_the_client() {
     let mut client = proxy.client().await;
     assert_eq!(client.ask(format!("PROXY TCP4 192.0.2.9 192.0.2.1 1234 80\r\n{get}")).await.status, 400, "untrusted");
 }
+
+#[tokio::test]
+async fn clients_that_a_proxy_names_have_a_bound_of_their_own() {
+    let origin = Origin::fixed("fine").await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let edit = |config: &mut sealane_model::config::Config| {
+        config.listeners[0].proxy_protocol = true;
+        config.trusted_proxies = vec![CidrBlock { address: "127.0.0.0".parse().unwrap(), prefix_bits: 8 }];
+        config.limits.connections_per_client_max = 1;
+    };
+    proxy.serve_edited(&to(&[origin.address]), edit).await.unwrap();
+    let request =
+        |client: &str| format!("PROXY TCP4 {client} 192.0.2.1 1234 80\r\nGET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut first = proxy.client().await;
+    assert_eq!(first.ask(request("192.0.2.9")).await.status, 200);
+    let mut other = proxy.client().await;
+    assert_eq!(other.ask(request("192.0.2.10")).await.status, 200, "another client");
+    let mut second = proxy.client().await;
+    second.send(request("192.0.2.9")).await;
+    assert_eq!(second.response().await.status, 503);
+    drop(first);
+    crate::support::until("its place", async || {
+        let mut again = proxy.client().await;
+        again.send(request("192.0.2.9")).await;
+        (again.response().await.status == 200).then_some(())
+    })
+    .await;
+}

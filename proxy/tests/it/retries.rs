@@ -198,3 +198,41 @@ async fn a_try_that_takes_too_long_is_given_up_for_another() {
     let response = proxy.get("/").await;
     assert_eq!((response.status, response.category()), (504, "upstream_timeout".to_owned()));
 }
+
+#[tokio::test]
+async fn an_endpoint_that_asks_for_more_time_than_the_policy_gives_is_not_tried_again() {
+    let check = async |retry_after: &'static str, retries: &str, expected: (u16, usize)| {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        let origin = Origin::start(move |_| {
+            if counter.fetch_add(1, Ordering::Relaxed) > 0 {
+                return ok("at last");
+            }
+            format!("HTTP/1.1 503 Busy\r\nRetry-After: {retry_after}\r\nContent-Length: 4\r\n\r\nbusy").into_bytes()
+        })
+        .await;
+        let retries = format!("max_attempts: 2, on: ['503'], {retries}");
+        let proxy = TestProxy::start(&with_retries(&[origin.address], &retries)).await;
+        let started = tokio::time::Instant::now();
+        let response = proxy.get("/").await;
+        assert_eq!((response.status, count.load(Ordering::Relaxed)), expected, "{retry_after} {retries}");
+        started.elapsed().as_millis()
+    };
+    assert!(check("1", "backoff: 10ms, max_backoff: 2s", (200, 2)).await >= 1000, "as it asked");
+    check("3", "backoff: 10ms, max_backoff: 2s", (503, 1)).await;
+    check("soon", "backoff: 10ms", (200, 2)).await;
+    check("3600", "idempotent_only: true", (200, 2)).await;
+    check("1", "backoff: 10ms, max_backoff: 2s, within: 500ms", (503, 1)).await;
+}
+
+#[tokio::test]
+async fn one_client_cannot_use_up_the_retries_of_all() {
+    let origin = Origin::start(|_| BUSY.to_vec()).await;
+    let retries = "max_attempts: 2, on: ['503'], per_client: { key: 'header:X-Client', percent: 0, burst: 1 }";
+    let proxy = TestProxy::start(&with_retries(&[origin.address], retries)).await;
+    let mut client = proxy.client().await;
+    for name in ["greedy", "greedy", "greedy", "modest"] {
+        client.ask(format!("GET / HTTP/1.1\r\nHost: test\r\nX-Client: {name}\r\n\r\n")).await;
+    }
+    assert_eq!(origin.requests().len(), 4 + 2, "one retry each");
+}

@@ -131,6 +131,7 @@ async fn a_client_that_leaves_is_noticed_and_the_endpoint_told() {
     let mut client = proxy.client().await;
     client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
     until("the request", async || (origin.connections() == 1).then_some(())).await;
+    client.stream.set_zero_linger().unwrap();
     drop(client);
     patiently("the endpoint", hear.recv()).await;
     proxy.until_metric("proxy_refused_total{category=\"client_closed\"}", 1.0).await;
@@ -152,4 +153,29 @@ async fn a_flood_of_slow_clients_does_not_slow_a_good_one() {
         assert_eq!(client.get("/").await.status, 200);
     }
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_client_that_only_says_that_it_sends_no_more_gets_its_answer() {
+    let (release, held) = tokio::sync::watch::channel(false);
+    let origin = Origin::scripted(move |mut connection: OriginConnection| {
+        let mut held = held.clone();
+        async move {
+            while connection.request().await.is_some() {
+                held.wait_for(|released| *released).await.unwrap();
+                connection.send(&ok("still here")).await;
+            }
+        }
+    })
+    .await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    for version in ["1.1", "1.0"] {
+        let mut client = proxy.client().await;
+        client.send(format!("GET / HTTP/{version}\r\nHost: test\r\n\r\n")).await;
+        tokio::io::AsyncWriteExt::shutdown(&mut client.stream).await.unwrap();
+        until("the request", async || (origin.connections() > 0).then_some(())).await;
+        release.send_replace(true);
+        assert_eq!(client.response().await.text(), "still here");
+        assert!(client.is_closed().await);
+    }
 }
