@@ -4,7 +4,7 @@
 //! [`complete`] makes a [`Complete`], after every byte was verified and synced.
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use sealane_model::bundle::{VerifiedBundle, VerifiedManifest};
+use sealane_model::bundle::{MANIFEST_BYTES_MAX, VerifiedBundle, VerifiedManifest, transfer};
 use sealane_model::ids::Digest;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::verify::VerifyError;
@@ -66,9 +66,11 @@ pub(crate) async fn complete(
     }
     let manifest = manifest(release, blobs, link).await?;
     let chunks = manifest.chunks();
-    let missing: Vec<Digest> = chunks.iter().copied().filter(|digest| !blobs.has(digest)).collect();
+    let length = |digest: &Digest| manifest.chunk_bytes(digest).map_or(0, |bytes| bytes as usize);
+    let missing = chunks.iter().filter(|digest| !blobs.has(digest)).map(|digest| (*digest, length(digest)));
+    let missing: Vec<(Digest, usize)> = missing.collect();
     stream::iter(missing)
-        .map(|digest| async move { fetch_one("chunk", digest, blobs, link).await.map(drop) })
+        .map(|(digest, bytes)| async move { fetch_one("chunk", digest, bytes, blobs, link).await.map(drop) })
         .buffer_unordered(CHUNKS_AT_ONCE)
         .try_collect::<()>()
         .await?;
@@ -82,10 +84,11 @@ pub(crate) async fn complete(
 pub(crate) async fn fetch_one(
     what: &'static str,
     digest: Digest,
+    bytes_max: usize,
     blobs: &Blobs,
     link: &AuthorityLink,
 ) -> Result<Vec<u8>, FetchError> {
-    let content = get(what, digest, link).await?;
+    let content = get(what, digest, bytes_max, link).await?;
     write(content, blobs).await
 }
 
@@ -102,18 +105,28 @@ async fn manifest(
     if let Some(bytes) = held {
         return Ok(release.open_manifest(&bytes)?);
     }
-    let bytes = get("manifest", digest, link).await?;
+    let bytes_max = usize::try_from(release.release().manifest_bytes).unwrap_or(usize::MAX).min(MANIFEST_BYTES_MAX);
+    let bytes = get("manifest", digest, bytes_max, link).await?;
     let manifest = release.open_manifest(&bytes)?;
     write(bytes, blobs).await?;
     Ok(manifest)
 }
 
-async fn get(what: &'static str, digest: Digest, link: &AuthorityLink) -> Result<Vec<u8>, FetchError> {
-    let mut request = tonic::Request::new(v1::GetChunkRequest { digest: digest.to_vec() });
+/// At most `bytes_max` bytes come out, however they were packed.
+async fn get(
+    what: &'static str,
+    digest: Digest,
+    bytes_max: usize,
+    link: &AuthorityLink,
+) -> Result<Vec<u8>, FetchError> {
+    let mut request = tonic::Request::new(v1::GetChunkRequest { digest: digest.to_vec(), deflate: true });
     request.set_timeout(FETCH_TIMEOUT);
     let answer = link.client().get_chunk(request).await;
-    let content =
-        answer.map_err(|status| FetchError::Source { what, digest, source: Box::new(status) })?.into_inner().content;
+    let answer = answer.map_err(|status| FetchError::Source { what, digest, source: Box::new(status) })?.into_inner();
+    let content = match answer.deflated.as_slice() {
+        [] => answer.content,
+        deflated => transfer::inflate(deflated, bytes_max)?,
+    };
     let actual = Digest::of(&content);
     if actual != digest {
         return Err(VerifyError::WrongDigest { what, expected: digest, actual }.into());

@@ -8,16 +8,18 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use sealane_model::envelope::Envelope;
 use sealane_model::grant::VerifiedGrant;
 use sealane_model::ids::{AgentId, Digest};
 use sealane_model::timestamp::VerifiedTimestamp;
-use sealane_model::trust::TrustRoot;
+use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 
 pub use self::record::RecordError;
 pub(crate) use self::state::{Documents, LocalRollback, State};
+use crate::checkpoint::Checked;
 use crate::disk::{self, DiskError};
 use crate::fetch::Complete;
 
@@ -204,6 +206,23 @@ impl Ledger {
         next.timestamp = Some(timestamp);
         self.shared.state.send_replace(Arc::new(next));
         Ok(())
+    }
+
+    /// Remembers how far the audit log was followed.
+    pub(crate) async fn set_audit(&self, audit: Checked) -> Result<(), DiskError> {
+        self.narrow(|state| state.audit = Some(audit)).await
+    }
+
+    /// Learns from a release that one of this agent's proxies took in: an agent that lost its state must not be led back
+    /// below what the fleet has seen. Anybody may say so, the release's signatures vouch for it.
+    pub(crate) async fn learn_floor(&self, offered: &Envelope) -> Result<(), ChangeError> {
+        let state = self.state();
+        let release = chain::verify_kept(&state.roots, |root| root.verify_release(offered))?;
+        self.change(|state| {
+            state.raise_floor(&release);
+            Ok(())
+        })
+        .await
     }
 
     /// Takes in trust roots that follow the one that is trusted.

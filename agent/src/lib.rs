@@ -9,6 +9,7 @@ mod serve;
 mod settings;
 
 // The life of a desired state: subscribe → verify → fetch → ledger → rollout → report.
+mod checkpoint;
 mod fetch;
 mod intake;
 mod ledger;

@@ -20,6 +20,7 @@ use tonic::transport::Server;
 
 use crate::authority::{AuthorityLink, LinkError};
 use crate::blobs::Blobs;
+use crate::checkpoint::Checkpoint;
 use crate::disk::{self, DiskError};
 use crate::http::{self, View};
 use crate::intake::Intake;
@@ -157,7 +158,9 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
         sent: reports_in,
     };
     let view = View { ledger: ledger.clone(), refusals, roster, contact: contact.clone(), reports };
+    let checkpoint = Checkpoint { link: link.clone(), ledger: ledger.clone(), refusals: view.refusals.clone() };
     let control = ProxyControl {
+        refusals: view.refusals.clone(),
         asks: asks.clone(),
         ledger,
         blobs,
@@ -171,6 +174,7 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
     tasks.spawn(intake.run(offers, cancel.clone()));
     tasks.spawn(subscription.run(cancel.clone()));
     tasks.spawn(reporter.run(cancel.clone()));
+    tasks.spawn(checkpoint.run(cancel.clone()));
     tasks.spawn(serve_tcp(control.clone(), grpc, cancel.clone()));
     tasks.spawn(serve_unix(control, unix, cancel.clone()));
     tasks.spawn(serve_http(view, http, http_addr, cancel.clone()));

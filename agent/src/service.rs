@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
+use sealane_model::bundle::MANIFEST_BYTES_MAX;
+use sealane_model::envelope::Envelope;
 use sealane_model::ids::Digest;
 use sealane_proto::v1;
 use sealane_proto::v1::attach_response::Event;
@@ -19,7 +21,8 @@ use crate::authority::AuthorityLink;
 use crate::blobs::Blobs;
 use crate::disk;
 use crate::fetch;
-use crate::ledger::Ledger;
+use crate::ledger::{ChangeError, Ledger};
+use crate::refusal::Refusals;
 use crate::rollout::driver::{Ask, AttachError, Attached, ObserveError};
 
 /// The service that proxies attach to.
@@ -29,6 +32,7 @@ pub(crate) struct ProxyControl {
     pub(crate) ledger: Ledger,
     pub(crate) blobs: Blobs,
     pub(crate) link: AuthorityLink,
+    pub(crate) refusals: Refusals,
     pub(crate) repairs: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
@@ -60,10 +64,24 @@ impl ProxyControl {
             return Err(Status::not_found("no revision that this agent holds needs it"));
         }
         let _turn = self.repairs.acquire().await.map_err(|_| Status::unavailable("the agent is stopping"))?;
-        fetch::fetch_one("damaged blob", digest, &self.blobs, &self.link).await.map_err(|error| {
+        fetch::fetch_one("damaged blob", digest, MANIFEST_BYTES_MAX, &self.blobs, &self.link).await.map_err(|error| {
             tracing::error!(error = disk::chain(&error), "cannot replace a damaged blob");
             Status::unavailable(disk::chain(&error))
         })
+    }
+}
+
+impl ProxyControl {
+    /// What a proxy has seen, this agent has seen.
+    async fn learn(&self, newest: &v1::Envelope) {
+        match self.ledger.learn_floor(&Envelope::from(newest)).await {
+            Ok(()) => {}
+            // It may stand under a trust root that this agent has not heard of yet.
+            Err(ChangeError::Refused(error)) => {
+                tracing::warn!(%error, "a proxy shows a release that does not verify here")
+            }
+            Err(ChangeError::Disk(error)) => self.refusals.alarm(disk::chain(&error)),
+        }
     }
 }
 
@@ -74,6 +92,9 @@ impl ProxyControlService for ProxyControl {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<AttachStream>, Status> {
         let request = request.into_inner();
         let root_version = request.root_version;
+        if let Some(newest) = &request.newest {
+            self.learn(newest).await;
+        }
         let attached = self.ask(|reply| Ask::Attach(request, reply)).await?.map_err(attach_status)?;
         // One message under way: a slow proxy gets the newest state when it is ready for it, never a backlog.
         let (events, stream) = mpsc::channel(1);

@@ -121,7 +121,11 @@ impl Subscription {
 
     async fn take_beacon(&self, timestamp: &v1::Envelope) {
         let state = self.ledger.state();
-        match state.trust().verify_timestamp(&Envelope::from(timestamp), state.seen_timestamp()) {
+        // The roots that came with the newest desired state may be on their way into the ledger still.
+        let offered = self.offers.borrow().as_ref().map(|offer| offer.desired.roots.clone()).unwrap_or_default();
+        let chain = verify_roots(&state, &offered).unwrap_or_default();
+        let trust = chain.last().unwrap_or_else(|| state.trust());
+        match trust.verify_timestamp(&Envelope::from(timestamp), state.seen_timestamp()) {
             Ok(verified) => {
                 self.contact.send_modify(|contact| contact.heard = Some(Instant::now()));
                 if let Err(error) = self.ledger.take_timestamp(verified).await {

@@ -1,5 +1,6 @@
 //! What every handler shares. No decisions.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sealane_model::plan::Plan;
@@ -15,7 +16,8 @@ use crate::rollout::driver::Handle;
 use crate::sandbox::fleet::FleetDesk;
 use crate::settings::Tuning;
 use crate::signer::Signer;
-use crate::store::Store;
+use crate::store::audit::AuditEntry;
+use crate::store::{Store, StoreError};
 
 /// What every handler shares.
 #[derive(Debug)]
@@ -31,12 +33,27 @@ pub(crate) struct App {
     pub(crate) counters: Arc<Counters>,
     pub(crate) clock: Clock,
     pub(crate) default_plan: Plan,
+    /// People beside the author who must approve a publish.
+    pub(crate) approvals_min: u32,
+    /// Rego policies that every config must keep.
+    pub(crate) policy_dir: Option<PathBuf>,
+    /// The data directory.
+    pub(crate) folder: PathBuf,
+    /// Held while the trust root changes.
+    pub(crate) trust_change: tokio::sync::Mutex<()>,
     pub(crate) tuning: Tuning,
     /// Cancelled when the authority stops: streams end.
     pub(crate) stop: CancellationToken,
 }
 
 impl App {
+    /// Records one thing that is not part of a larger change.
+    pub(crate) async fn audit(&self, entry: &AuditEntry) -> Result<(), StoreError> {
+        let mut write = self.store.write().await?;
+        self.store.add_audit(&mut write, entry).await?;
+        self.store.commit(write).await
+    }
+
     /// The live view; held for moments only.
     pub(crate) fn live(&self) -> MutexGuard<'_, Live> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)

@@ -107,6 +107,8 @@ pub(crate) struct Proxy {
     pub(crate) failed: u64,
     pub(crate) data_address: String,
     pub(crate) refused_bundles: u64,
+    /// The same by error code.
+    pub(crate) refusals: Vec<v1::RefusedCount>,
 }
 
 /// Why a subscription or a report was refused. Nothing was changed.
@@ -333,7 +335,13 @@ fn proxy(now_ms: u64, agent: &AgentId, region: &str, status: &v1::ProxyStatus, b
         failed: status.counts.iter().fold(0, |sum, one| sum.saturating_add(one.failed)),
         data_address: text(&status.data_address),
         refused_bundles: status.refused_bundles,
+        refusals: refusals(&status.refused),
     }
+}
+
+fn refusals(told: &[v1::RefusedCount]) -> Vec<v1::RefusedCount> {
+    let one = |one: &v1::RefusedCount| v1::RefusedCount { code: text(&one.code), count: one.count };
+    told.iter().take(REFUSED_CODES_MAX).map(one).collect()
 }
 
 fn counts(counts: &v1::RevisionCounts) -> Option<(Digest, Counts)> {

@@ -95,6 +95,16 @@ pub enum HomeError {
         #[source]
         source: KeyError,
     },
+    /// Keys are missing, such as after a restore of a backup without them.
+    #[error(
+        "the keys in `{}` are not enough to sign for this fleet's timestamp role: put back the key files that belong to \
+         this database (a backup made with --without-keys does not hold them)",
+        folder.display()
+    )]
+    NoKeys {
+        /// Where they should be.
+        folder: PathBuf,
+    },
     /// The stored trust root.
     #[error("the stored trust root cannot be trusted")]
     Root(#[source] VerifyError),
@@ -117,14 +127,13 @@ impl Home {
             Some(_) => None,
             None => Some(begin(&folder, &store).await?),
         };
-        let roots = store.roots().await?;
-        let root = walk(&roots)?;
-        let trust = folder.join("trust.json");
-        if !trust.exists() {
-            write(&trust, root.envelope().to_json().as_bytes(), Access::Everyone)?;
-        }
-        let ca = open_ca(&folder, root.fleet())?;
-        let signer = Arc::new(Signer::new(keys(&folder)?, root, roots, timestamp_lifetime_ms));
+        let roots = walk(&store.roots().await?)?;
+        let newest = roots.last().expect("a walk gives at least one root").clone();
+        write_trust(&folder, &newest)?;
+        let ca = open_ca(&folder, newest.fleet())?;
+        let keys = keys(&folder)?;
+        check_keys(&folder, &newest, &keys)?;
+        let signer = Arc::new(Signer::new(keys, roots, timestamp_lifetime_ms).map_err(HomeError::Root)?);
         Ok(Self { folder, store, signer, ca: Arc::new(ca), first_start, _lock: lock })
     }
 
@@ -151,36 +160,7 @@ pub(crate) async fn epoch(store: &Store) -> Result<Epoch, StoreError> {
     Ok(Epoch(epoch))
 }
 
-/// Raises the epoch after the database was restored from a backup, so that agents which had seen newer revisions take
-/// the ones that follow. The authority must not run. Gives the new epoch.
-///
-/// # Errors
-/// When the directory is in use, or is not an authority's.
-pub async fn raise_epoch(folder: &Path) -> Result<u32, HomeError> {
-    let _lock = lock(folder)?;
-    let path = folder.join("authority.db");
-    if !path.exists() {
-        return Err(trouble("read", &path, io::ErrorKind::NotFound.into()));
-    }
-    let store = Store::open(&path).await?;
-    let raised = epoch(&store).await?.0 + 1;
-    let mut write = store.write().await?;
-    store.set_fact(&mut write, "epoch", &raised.to_string()).await?;
-    let entry = AuditEntry {
-        at_ms: wall_ms(),
-        actor: "authority".to_owned(),
-        action: "raise_epoch",
-        subject: format!("epoch {raised}"),
-        digest: None,
-        detail: json!({}),
-    };
-    store.add_audit(&mut write, &entry).await?;
-    store.commit(write).await?;
-    store.close().await;
-    Ok(raised)
-}
-
-fn lock(folder: &Path) -> Result<Lock, HomeError> {
+pub(crate) fn lock(folder: &Path) -> Result<Lock, HomeError> {
     let path = folder.join("authority.lock");
     Lock::take(&path).map_err(|error| match error {
         LockError::Held(holder) => HomeError::Held { folder: folder.to_owned(), holder },
@@ -191,9 +171,7 @@ fn lock(folder: &Path) -> Result<Lock, HomeError> {
 /// The first start: a key, a trust root, an admin token.
 async fn begin(folder: &Path, store: &Store) -> Result<FirstStart, HomeError> {
     let now_ms = wall_ms();
-    let mut entropy = [0; 32];
-    getrandom::fill(&mut entropy).map_err(HomeError::Entropy)?;
-    let key = SigningKey::from_entropy(entropy);
+    let key = new_key()?;
     let mut id = [0; 8];
     getrandom::fill(&mut id).map_err(HomeError::Entropy)?;
     let fleet = FleetId(format!("fleet-{:016x}", u64::from_be_bytes(id)));
@@ -203,7 +181,9 @@ async fn begin(folder: &Path, store: &Store) -> Result<FirstStart, HomeError> {
     file::make_folder(&keys).map_err(|source| trouble("make", &keys, source))?;
     write(&keys.join(FIRST_KEY), key.to_pem().as_bytes(), Access::Owner)?;
     let created_at = i64::try_from(now_ms).unwrap_or(0);
-    let root = RootDocument::single_key(fleet.clone(), &key.public(), created_at).sign(&[&key]);
+    let mut document = RootDocument::single_key(fleet.clone(), &key.public(), created_at);
+    document.epoch_max = Some(Epoch(1));
+    let root = document.sign(&[&key]);
     let first = FirstStart {
         admin_token: folder.join("admin.token"),
         trust: folder.join("trust.json"),
@@ -252,14 +232,34 @@ pub(crate) fn new_secret() -> Result<String, HomeError> {
     Ok(format!("sealane_{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(secret)))
 }
 
-fn walk(roots: &[Envelope]) -> Result<TrustRoot, HomeError> {
+/// The chain of stored roots, each verified by the one before; at least one.
+pub(crate) fn walk(roots: &[Envelope]) -> Result<Vec<TrustRoot>, HomeError> {
     let damaged = || StoreError::Damaged { what: "there is no trust root".to_owned() };
     let (first, rest) = roots.split_first().ok_or_else(damaged)?;
-    let first = TrustRoot::pinned(first).map_err(HomeError::Root)?;
-    rest.iter().try_fold(first, |root, next| root.next(next)).map_err(HomeError::Root)
+    let mut chain = vec![TrustRoot::pinned(first).map_err(HomeError::Root)?];
+    for envelope in rest {
+        let next = chain.last().expect("begun with one").next(envelope).map_err(HomeError::Root)?;
+        chain.push(next);
+    }
+    Ok(chain)
 }
 
-fn keys(folder: &Path) -> Result<Vec<SigningKey>, HomeError> {
+/// Every signing key of the data directory.
+pub(crate) fn keys(folder: &Path) -> Result<Vec<SigningKey>, HomeError> {
+    key_files(folder)?.into_iter().map(|path| read_key(&path)).collect()
+}
+
+/// Without keys for the timestamp role the fleet could not be told anything.
+fn check_keys(folder: &Path, root: &TrustRoot, keys: &[SigningKey]) -> Result<(), HomeError> {
+    let role = root.document().roles.iter().find(|one| one.role == sealane_model::trust::Role::Timestamp);
+    let held = |id: &sealane_model::keys::KeyId| keys.iter().any(|key| key.public().id() == *id);
+    if role.is_some_and(|role| role.key_ids.iter().filter(|id| held(id)).count() < role.threshold as usize) {
+        return Err(HomeError::NoKeys { folder: folder.join("keys") });
+    }
+    Ok(())
+}
+
+pub(crate) fn key_files(folder: &Path) -> Result<Vec<PathBuf>, HomeError> {
     let folder = folder.join("keys");
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(&folder).map_err(|source| trouble("read", &folder, source))? {
@@ -270,13 +270,50 @@ fn keys(folder: &Path) -> Result<Vec<SigningKey>, HomeError> {
         }
     }
     paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let pem = std::fs::read_to_string(&path).map_err(|source| trouble("read", &path, source))?;
-            SigningKey::from_pem(&pem).map_err(|source| HomeError::Key { path, source })
-        })
-        .collect()
+    Ok(paths)
+}
+
+fn read_key(path: &Path) -> Result<SigningKey, HomeError> {
+    let pem = std::fs::read_to_string(path).map_err(|source| trouble("read", path, source))?;
+    SigningKey::from_pem(&pem).map_err(|source| HomeError::Key { path: path.to_owned(), source })
+}
+
+/// A new signing key. It is nowhere yet.
+pub(crate) fn new_key() -> Result<SigningKey, HomeError> {
+    let mut entropy = [0; 32];
+    getrandom::fill(&mut entropy).map_err(HomeError::Entropy)?;
+    Ok(SigningKey::from_entropy(entropy))
+}
+
+/// Keeps signing keys, each in a file named after its id.
+pub(crate) fn write_keys(folder: &Path, keys: &[SigningKey]) -> Result<(), HomeError> {
+    for key in keys {
+        let id = key.public().id().0;
+        let path = folder.join("keys").join(format!("{}.pem", &id[..16]));
+        write(&path, key.to_pem().as_bytes(), Access::Owner)?;
+    }
+    Ok(())
+}
+
+/// Writes `trust.json` where it is not the newest root.
+pub(crate) fn write_trust(folder: &Path, root: &TrustRoot) -> Result<(), HomeError> {
+    let (path, text) = (folder.join("trust.json"), root.envelope().to_json());
+    if std::fs::read_to_string(&path).is_ok_and(|now| now == text) {
+        return Ok(());
+    }
+    write(&path, text.as_bytes(), Access::Everyone)
+}
+
+/// Renames the files of keys that `root` does not name any more, so that no later start reads them.
+pub(crate) fn retire_keys(folder: &Path, root: &TrustRoot) -> Result<(), HomeError> {
+    for path in key_files(folder)? {
+        let id = read_key(&path)?.public().id();
+        if root.document().keys.iter().all(|one| one.key.id() != id) {
+            let retired = path.with_extension("pem.retired");
+            std::fs::rename(&path, &retired).map_err(|source| trouble("write", &retired, source))?;
+        }
+    }
+    Ok(())
 }
 
 fn open_ca(folder: &Path, fleet: &FleetId) -> Result<Ca, HomeError> {
@@ -290,7 +327,7 @@ fn open_ca(folder: &Path, fleet: &FleetId) -> Result<Ca, HomeError> {
     Ca::load(&read(&certificate)?, &read(&key)?).map_err(HomeError::Ca)
 }
 
-fn write(path: &Path, content: &[u8], access: Access) -> Result<(), HomeError> {
+pub(crate) fn write(path: &Path, content: &[u8], access: Access) -> Result<(), HomeError> {
     file::write(path, content, access).map_err(|source| trouble("write", path, source))
 }
 
@@ -301,6 +338,6 @@ fn remove(path: &Path) -> Result<(), HomeError> {
     }
 }
 
-fn trouble(doing: &'static str, path: &Path, source: io::Error) -> HomeError {
+pub(crate) fn trouble(doing: &'static str, path: &Path, source: io::Error) -> HomeError {
     HomeError::File { doing, path: path.to_owned(), source }
 }

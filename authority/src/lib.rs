@@ -4,6 +4,7 @@
 //! proxies. Modules in reading order; the life of a config change is in `publish`, that of a rollout in `rollout`.
 
 // A process and its directory.
+mod backup;
 mod clock;
 mod error;
 mod file;
@@ -14,10 +15,13 @@ mod settings;
 
 // The life of a config change: accepted, signed, stored.
 mod app;
+mod approve;
+mod policy;
 mod publish;
 mod revision;
 mod signer;
 mod store;
+mod trust;
 
 // Sandbox routes, which need no rollout.
 pub mod sandbox;
@@ -34,9 +38,11 @@ mod metric;
 mod overview;
 mod service;
 
-pub use home::{FirstStart, HomeError, raise_epoch};
+pub use backup::{BackedUp, BackupError, Keys, RecoverOrder, Recovered, Restored, backup, recover, restore};
+pub use home::{FirstStart, HomeError};
 pub use http::HttpTlsError;
 pub use pki::PkiError;
+pub use policy::PolicyError;
 pub use rollout::machine::Timing;
 pub use serve::{Authority, StartError, start};
 pub use settings::{Settings, TlsFiles, Tuning};

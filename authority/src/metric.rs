@@ -11,6 +11,7 @@ const GATES_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     publishes: AtomicU64,
+    denials: AtomicU64,
     rollbacks: Mutex<BTreeMap<String, u64>>,
 }
 
@@ -21,6 +22,15 @@ impl Counters {
 
     pub(crate) fn publishes(&self) -> u64 {
         self.publishes.load(Ordering::Relaxed)
+    }
+
+    /// A policy forbade a publish.
+    pub(crate) fn denied(&self) {
+        self.denials.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn denials(&self) -> u64 {
+        self.denials.load(Ordering::Relaxed)
     }
 
     /// A rollout went back because of this gate.

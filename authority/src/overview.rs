@@ -25,6 +25,7 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
     let rollout = shown.current.and_then(|revision| shown.rollouts.get(&revision)).map(|one| (**one).clone());
     let expected = Expected::of(app).await?;
     let now_ms = app.clock.now_ms();
+    let waiting = app.store.waiting(app.store.newest_begun().await?.unwrap_or(0)).await?;
     let live = app.live();
     let nodes: Vec<v1::Node> =
         live.proxies().map(|(id, proxy)| node(now_ms, id, proxy, live.is_cordoned(id), &expected)).collect();
@@ -36,6 +37,10 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
     {
         alarms.push(rollout.doing.clone());
     }
+    alarms.extend(waiting.into_iter().map(|revision| {
+        let name = Revision(revision);
+        format!("{name} waits for signatures or approvals: `sealane revision show {name}` says which")
+    }));
     agents_away(now_ms, &live, &mut alarms);
     for (health, words) in [
         ("drift", "serves something that was not asked for"),
@@ -112,6 +117,7 @@ pub(crate) fn node(now_ms: u64, id: &ProxyId, proxy: &Proxy, cordoned: bool, exp
         requests: proxy.requests,
         failed: proxy.failed,
         refused_bundles: proxy.refused_bundles,
+        refused: proxy.refusals.clone(),
     }
 }
 
@@ -161,6 +167,11 @@ fn refusals(live: &Live, alarms: &mut Vec<String>) {
         }
         for (code, count) in agent.refused.iter().filter(|(_, count)| **count > 0) {
             alarms.push(format!("agent `{id}` refused {count} bundles: {code}"));
+        }
+    }
+    for (id, proxy) in live.proxies() {
+        for one in proxy.refusals.iter().filter(|one| one.count > 0) {
+            alarms.push(format!("proxy `{id}` refused {} bundles: {}", one.count, one.code));
         }
     }
 }

@@ -10,7 +10,7 @@ use sealane_model::ids::{Digest, FleetId, Revision};
 use sealane_model::parse::{Reader, parse};
 use sealane_model::plan::Plan;
 use sealane_model::problem::{Problem, Severity};
-use sealane_model::release::{CAPABILITIES, ChangeClass, Partition, Release, SCHEMA, VerifiedRelease};
+use sealane_model::release::{CAPABILITIES, ChangeClass, Partition, Release, SCHEMA};
 use sealane_model::selftest::run_tests;
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
@@ -18,10 +18,13 @@ use serde_json::json;
 use thiserror::Error;
 
 use crate::app::App;
+use crate::approve::waits_for;
 use crate::home;
-use crate::revision::{ReadError, find, fresh_view};
+use crate::policy::{self, Judgement, PolicyError, Proposal};
+use crate::revision::{self, ReadError, find, fresh_view};
 use crate::rollout::event::{Event, What};
 use crate::rollout::subject::Subject;
+use crate::signer::Drawn;
 use crate::store::StoreError;
 use crate::store::audit::AuditEntry;
 use crate::store::idempotency::{Known, Receipt};
@@ -53,6 +56,8 @@ pub(crate) struct PublishOrder {
     pub(crate) dry_run: bool,
     pub(crate) supersede: bool,
     pub(crate) actor: String,
+    /// Of the caller's token.
+    pub(crate) role: &'static str,
     pub(crate) receipt: Option<Receipt>,
 }
 
@@ -72,6 +77,10 @@ pub(crate) struct RollbackOrder {
 pub(crate) enum PublishError {
     #[error("the config has {} problem{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Problems(Vec<Problem>),
+    #[error("a policy of this authority forbids it: {}", first(.0))]
+    Denied(Vec<Problem>),
+    #[error("nothing can be published: the policies could not be asked")]
+    Policy(#[from] PolicyError),
     #[error("the config has {bytes} bytes, more than the {CONFIG_BYTES_MAX} allowed")]
     TooLarge { bytes: usize },
     #[error("`{field}` {why}")]
@@ -118,8 +127,13 @@ pub(crate) async fn publish(app: &App, order: PublishOrder) -> Result<v1::Publis
         return Ok(answer);
     }
     check_not_restored(app).await?;
-    let checked = check(file.clone(), order.text).await?.map_err(PublishError::Problems)?;
+    let checked = check(file.clone(), order.text.clone()).await?.map_err(PublishError::Problems)?;
     let plan = checked.config.rollout.unwrap_or_else(|| app.default_plan.clone());
+    let judgement = judge(app, &order, &file, &checked.text).await?;
+    if !judgement.denials.is_empty() {
+        denied(app, &order, &judgement.denials).await?;
+        return Err(PublishError::Denied(judgement.denials));
+    }
     let config_bytes = checked.text.len() as u64;
     let resource = Resource { kind: "config".to_owned(), name: file.clone(), content: checked.text.into_bytes() };
     let packed = blocking(move || pack(vec![resource])).await?.map_err(PublishError::Pack)?;
@@ -129,11 +143,12 @@ pub(crate) async fn publish(app: &App, order: PublishOrder) -> Result<v1::Publis
         packed: Some(packed),
         plan,
         class: order.class,
-        message: order.message,
+        message: order.message.clone(),
         hold: order.hold,
         supersede: order.supersede,
         content_of: None,
-        actor: order.actor,
+        approvals_min: app.approvals_min.max(judgement.approvals_min),
+        actor: order.actor.clone(),
         action: "publish",
     };
     let warnings: Vec<v1::Problem> = checked.warnings.iter().map(Into::into).collect();
@@ -143,6 +158,56 @@ pub(crate) async fn publish(app: &App, order: PublishOrder) -> Result<v1::Publis
         problems: warnings.clone(),
     };
     append(app, draft, order.etag.as_deref(), order.dry_run, order.receipt, answer).await
+}
+
+/// What the policies say of a proposal, compared with what was rolled out last.
+pub(crate) async fn judge(app: &App, order: &PublishOrder, file: &str, text: &str) -> Result<Judgement, PublishError> {
+    let Some(folder) = app.policy_dir.clone() else { return Ok(Judgement::default()) };
+    let previous = match app.store.newest_begun().await? {
+        Some(revision) => Some(revision::text(app, &find(app, revision).await?).await?),
+        None => None,
+    };
+    let at = i64::try_from(app.clock.now_ms()).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    let proposal = Proposal {
+        text: text.to_owned(),
+        file: file.to_owned(),
+        previous,
+        author: order.actor.clone(),
+        role: order.role,
+        class: class_word(order.class),
+        message: order.message.clone(),
+        time: at.map(|at| at.to_string()).unwrap_or_default(),
+    };
+    Ok(blocking(move || policy::judge(Some(&folder), &proposal)).await??)
+}
+
+/// A refusal is recorded like a deed.
+async fn denied(app: &App, order: &PublishOrder, denials: &[Problem]) -> Result<(), StoreError> {
+    if order.dry_run {
+        return Ok(());
+    }
+    app.counters.denied();
+    let entry = AuditEntry {
+        at_ms: app.clock.now_ms(),
+        actor: order.actor.clone(),
+        action: "publish_denied",
+        subject: String::new(),
+        digest: None,
+        detail: json!({
+            "message": order.message,
+            "config_sha256": Digest::of(order.text.as_bytes()).to_string(),
+            "rules": denials.iter().map(|one| one.message.clone()).collect::<Vec<_>>(),
+        }),
+    };
+    app.audit(&entry).await
+}
+
+fn first(problems: &[Problem]) -> String {
+    match problems {
+        [] => String::new(),
+        [only] => only.message.clone(),
+        [first, rest @ ..] => format!("{} (and {} more)", first.message, rest.len()),
+    }
 }
 
 /// Publishes earlier content as a new revision, straight to all. A rollout under way goes back first.
@@ -160,10 +225,7 @@ pub(crate) async fn rollback(app: &App, order: RollbackOrder) -> Result<v1::Roll
             find(app, good).await?
         }
     };
-    let source = app
-        .signer
-        .verify_release(&to.envelope)
-        .map_err(|source| ReadError::Content { revision: to.revision, source })?;
+    let source = revision::released(app, &to).await?;
     let message = if order.message.is_empty() { format!("roll back to r{}", to.revision) } else { order.message };
     let draft = Draft {
         content: Content {
@@ -178,6 +240,7 @@ pub(crate) async fn rollback(app: &App, order: RollbackOrder) -> Result<v1::Roll
         hold: false,
         supersede: true,
         content_of: Some(to.revision),
+        approvals_min: 0, // what was approved once, and everybody waits
         actor: order.actor,
         action: "rollback",
     };
@@ -241,6 +304,8 @@ struct Draft {
     hold: bool,
     supersede: bool,
     content_of: Option<u64>,
+    /// People beside the author who must approve it.
+    approvals_min: u32,
     actor: String,
     action: &'static str,
 }
@@ -269,8 +334,15 @@ async fn append<A: Message + Default>(
         {
             return Err(PublishError::EtagMoved { expected: expected.to_owned(), now });
         }
-        let (release, row) = sign(app, &draft, newest.as_ref()).await?;
-        let answered = answer(fresh_view(&row, &release.release().plan));
+        let (drawn, row) = sign(app, &draft, newest.as_ref()).await?;
+        let mut view = fresh_view(app, &row, &draft.plan);
+        view.waits_for = waits_for(app, &row.envelope, 0, draft.approvals_min);
+        view.approvals_min = draft.approvals_min;
+        let waits = !view.waits_for.is_empty();
+        if waits {
+            "pending".clone_into(&mut view.state);
+        }
+        let answered = answer(view);
         if dry_run {
             return Ok(answered);
         }
@@ -279,14 +351,17 @@ async fn append<A: Message + Default>(
             audit: audit(&draft, &row),
             newest: newest.map(|row| row.revision),
             event: (queued.what.kind(), queued.to_json()),
+            waits: waits.then_some(draft.approvals_min),
             receipt: receipt.clone().map(|receipt| (receipt, answered.encode_to_vec())),
             content: draft.packed.take(),
             row,
         };
         match app.store.publish(&new).await? {
             Stored::Done => {
-                app.counters.published();
-                app.rollouts.offer(Subject::of(&release), queued).await;
+                if let Some(release) = drawn.verified.filter(|_| !waits) {
+                    app.counters.published();
+                    app.rollouts.offer(Subject::of(&release), queued).await;
+                }
                 return Ok(answered);
             }
             Stored::Repeated => return first_answer(app, receipt.as_ref()).await?.ok_or(PublishError::Crowded),
@@ -296,11 +371,7 @@ async fn append<A: Message + Default>(
     Err(PublishError::Crowded)
 }
 
-async fn sign(
-    app: &App,
-    draft: &Draft,
-    newest: Option<&ReleaseRow>,
-) -> Result<(VerifiedRelease, ReleaseRow), PublishError> {
+async fn sign(app: &App, draft: &Draft, newest: Option<&ReleaseRow>) -> Result<(Drawn, ReleaseRow), PublishError> {
     let revision = newest.map_or(0, |row| row.revision) + 1;
     let epoch = home::epoch(&app.store).await?;
     let base = app.board.stable().map(|stable| stable.digest);
@@ -324,16 +395,16 @@ async fn sign(
         created_at_unix_ms: i64::try_from(created_at_ms).unwrap_or(i64::MAX),
         producer: concat!("sealane ", env!("CARGO_PKG_VERSION")).to_owned(),
     };
-    let release = app.signer.release(&statement).map_err(PublishError::Sign)?;
+    let drawn = app.signer.release(&statement).map_err(PublishError::Sign)?;
     if base.is_some() {
         // Agents would refuse it; say so now. The first revision and a roll back are theirs to judge.
-        app.signer.plan_floor().admit(release.release()).map_err(PublishError::PlanFloor)?;
+        app.signer.plan_floor().admit(&statement).map_err(PublishError::PlanFloor)?;
     }
     let row = ReleaseRow {
         revision,
         epoch: epoch.0,
-        digest: release.digest(),
-        envelope: release.envelope().clone(),
+        digest: drawn.claimed.digest(),
+        envelope: drawn.envelope.clone(),
         manifest_digest: statement.manifest_digest,
         base_digest: base,
         change_class: class_word(draft.class).to_owned(),
@@ -344,7 +415,7 @@ async fn sign(
         content_of: draft.content_of,
         created_at_ms,
     };
-    Ok((release, row))
+    Ok((drawn, row))
 }
 
 fn audit(draft: &Draft, row: &ReleaseRow) -> AuditEntry {
@@ -375,7 +446,10 @@ fn class_word(class: ChangeClass) -> &'static str {
 }
 
 /// The answer that this request got the first time.
-async fn first_answer<A: Message + Default>(app: &App, receipt: Option<&Receipt>) -> Result<Option<A>, PublishError> {
+pub(crate) async fn first_answer<A: Message + Default>(
+    app: &App,
+    receipt: Option<&Receipt>,
+) -> Result<Option<A>, PublishError> {
     let Some(receipt) = receipt else { return Ok(None) };
     match app.store.known(receipt).await? {
         Known::New => Ok(None),

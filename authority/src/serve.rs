@@ -13,6 +13,7 @@ use sealane_proto::v1::config_service_server::ConfigServiceServer;
 use sealane_proto::v1::fleet_service_server::FleetServiceServer;
 use sealane_proto::v1::rollout_service_server::RolloutServiceServer;
 use sealane_proto::v1::sandbox_service_server::SandboxServiceServer;
+use sealane_proto::v1::trust_service_server::TrustServiceServer;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,7 @@ use crate::home::{FirstStart, Home, HomeError};
 use crate::http::{self, HttpTls};
 use crate::metric::Counters;
 use crate::pki::{KeyedCertificate, PkiError};
+use crate::policy::{self, PolicyError};
 use crate::rollout::board::Board;
 use crate::rollout::driver::Driver;
 use crate::rollout::machine::millis;
@@ -120,6 +122,9 @@ pub enum StartError {
     /// Certificate or key are not usable for gRPC.
     #[error("certificate and key cannot be used")]
     GrpcTls(#[source] tonic::transport::Error),
+    /// A policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The default plan.
     #[error("the default plan is not sound")]
     Plan(#[source] PlanError),
@@ -255,6 +260,7 @@ fn check(settings: &Settings) -> Result<(), StartError> {
             warn!(%addr, "listening in plain text on an address that others can reach");
         }
     }
+    policy::check(settings.policy_dir.as_deref())?;
     settings.default_plan.as_ref().map_or(Ok(()), |plan| plan.check().map_err(StartError::Plan))
 }
 
@@ -294,6 +300,10 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
         counters,
         clock,
         default_plan: settings.default_plan.clone().unwrap_or_default(),
+        approvals_min: settings.approvals_min,
+        policy_dir: settings.policy_dir.clone(),
+        folder: home.folder.clone(),
+        trust_change: tokio::sync::Mutex::new(()),
         tuning: settings.tuning,
         stop: CancellationToken::new(),
     };
@@ -316,6 +326,8 @@ async fn serve_grpc(
         .max_encoding_message_size(CONFIG_MESSAGE_BYTES_MAX);
     let audit =
         AuditServiceServer::new(service::audit::Audit(Arc::clone(app))).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let trust =
+        TrustServiceServer::new(service::trust::Trust(Arc::clone(app))).max_encoding_message_size(MESSAGE_BYTES_MAX);
     let agents = AgentServiceServer::new(service::agent::Agents(Arc::clone(app)))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -326,6 +338,7 @@ async fn serve_grpc(
     health.set_serving::<RolloutServiceServer<service::rollout::Rollouts>>().await;
     health.set_serving::<FleetServiceServer<service::fleet::Fleet>>().await;
     health.set_serving::<AuditServiceServer<service::audit::Audit>>().await;
+    health.set_serving::<TrustServiceServer<service::trust::Trust>>().await;
     health.set_serving::<AgentServiceServer<service::agent::Agents>>().await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -340,6 +353,7 @@ async fn serve_grpc(
         .add_service(fleet)
         .add_service(audit)
         .add_service(sandboxes)
+        .add_service(trust)
         .add_service(agents);
 
     let mut server = Server::builder()

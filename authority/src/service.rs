@@ -12,6 +12,7 @@ pub(crate) mod fleet;
 pub(crate) mod rollout;
 pub(crate) mod sandbox;
 pub(crate) mod status;
+pub(crate) mod trust;
 
 /// Who calls; the layer in front has put it there.
 fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {

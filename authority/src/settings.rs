@@ -28,6 +28,10 @@ pub struct Settings {
     pub insecure_admin: bool,
     /// Plan of files without `rollout:`; `None`: the four stages of [`Plan::default`].
     pub default_plan: Option<Plan>,
+    /// People beside the author who must approve each publish; 0: none.
+    pub approvals_min: u32,
+    /// A folder of `*.rego` files that every config must keep.
+    pub policy_dir: Option<PathBuf>,
     /// Times of the control plane.
     pub tuning: Tuning,
 }
@@ -82,6 +86,8 @@ impl Settings {
             tls_name: Vec::new(),
             insecure_admin: false,
             default_plan: None,
+            approvals_min: 0,
+            policy_dir: None,
             tuning: Tuning::default(),
         }
     }

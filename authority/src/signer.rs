@@ -1,27 +1,36 @@
-//! What the authority signs: releases, grants, timestamps. Holds the keys; knows no store and no clock.
+//! What the authority signs: releases, grants, timestamps. Holds the keys and the chain of trust roots; knows no store
+//! and no clock.
+//!
+//! The newest root rules what is signed from now on; what was signed under an earlier one can be read for ever, and is
+//! signed once more by today's keys where it is offered to nodes that know today's root alone.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::{Digest, FleetId, Revision};
 use sealane_model::keys::{KeyId, SigningKey};
-use sealane_model::release::{Partition, Release, VerifiedRelease};
+use sealane_model::release::{ClaimedRelease, Partition, Release, VerifiedRelease};
 use sealane_model::timestamp::Timestamp;
-use sealane_model::trust::{PlanFloor, Role, TrustRoot};
+use sealane_model::trust::{PlanFloor, Role, RootDocument, TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 
 use crate::rollout::board::Desired;
 use crate::rollout::machine::GrantOrder;
 
-/// The keys and the trust root that says what they may sign.
+/// The keys and the trust roots that say what they may sign.
 pub(crate) struct Signer {
-    keys: Vec<SigningKey>,
-    root: TrustRoot,
-    /// Every root from the first one on, to bring agents up to date.
-    roots: Vec<Envelope>,
+    fleet: FleetId,
+    now: RwLock<Arc<Rooted>>,
     timestamp_lifetime_ms: u64,
     /// The newest timestamp document: signed once a second, not once per agent.
     newest: Mutex<Option<Signed>>,
+}
+
+/// Keys and roots as they are at one moment.
+struct Rooted {
+    keys: Vec<SigningKey>,
+    /// Versions 1, 2, 3, …; never empty.
+    roots: Vec<TrustRoot>,
 }
 
 struct Signed {
@@ -30,50 +39,130 @@ struct Signed {
     envelope: Envelope,
 }
 
+/// A release that was signed as far as the keys here go.
+#[derive(Clone, Debug)]
+pub(crate) struct Drawn {
+    pub(crate) claimed: ClaimedRelease,
+    pub(crate) envelope: Envelope,
+    /// `None`: people must sign too.
+    pub(crate) verified: Option<VerifiedRelease>,
+}
+
 impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ids: Vec<KeyId> = self.keys.iter().map(|key| key.public().id()).collect();
+        let ids: Vec<KeyId> = self.rooted().keys.iter().map(|key| key.public().id()).collect();
         f.debug_struct("Signer").field("keys", &ids).finish_non_exhaustive()
     }
 }
 
 impl Signer {
-    /// `roots` begin with version 1; `root` is the last of them.
+    /// `roots` begin with version 1; the last one rules.
+    ///
+    /// # Errors
+    /// Without a root.
     pub(crate) fn new(
         keys: Vec<SigningKey>,
-        root: TrustRoot,
-        roots: Vec<Envelope>,
+        roots: Vec<TrustRoot>,
         timestamp_lifetime_ms: u64,
-    ) -> Self {
-        Self { keys, root, roots, timestamp_lifetime_ms, newest: Mutex::new(None) }
+    ) -> Result<Self, VerifyError> {
+        let newest = roots.last().ok_or(VerifyError::Malformed { what: "trust root chain" })?;
+        let fleet = newest.fleet().clone();
+        let now = RwLock::new(Arc::new(Rooted { keys, roots }));
+        Ok(Self { fleet, now, timestamp_lifetime_ms, newest: Mutex::new(None) })
+    }
+
+    /// From now on `root`, the next one, rules, with `keys`.
+    pub(crate) fn rotate(&self, keys: Vec<SigningKey>, root: TrustRoot) {
+        let mut roots = self.rooted().roots.clone();
+        roots.push(root);
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rooted { keys, roots });
     }
 
     pub(crate) fn fleet(&self) -> &FleetId {
-        self.root.fleet()
+        &self.fleet
     }
 
-    pub(crate) fn plan_floor(&self) -> &PlanFloor {
-        &self.root.document().plan_floor
+    pub(crate) fn plan_floor(&self) -> PlanFloor {
+        self.root().document().plan_floor.clone()
+    }
+
+    /// The trust root that rules.
+    pub(crate) fn root(&self) -> TrustRoot {
+        self.rooted().newest().clone()
+    }
+
+    /// Every trust root, oldest first.
+    pub(crate) fn roots(&self) -> Vec<TrustRoot> {
+        self.rooted().roots.clone()
+    }
+
+    /// Ids of the keys that are here.
+    pub(crate) fn held(&self) -> Vec<KeyId> {
+        self.rooted().keys.iter().map(|key| key.public().id()).collect()
     }
 
     pub(crate) fn root_version(&self) -> u32 {
-        self.root.document().version
+        self.rooted().newest().document().version
     }
 
-    /// Trust roots above a version, in order.
-    pub(crate) fn roots_above(&self, version: u32) -> &[Envelope] {
-        self.roots.get(version as usize..).unwrap_or_default()
+    /// Trust roots above a version up to another, in order.
+    pub(crate) fn roots_between(&self, above: u32, up_to: u32) -> Vec<Envelope> {
+        let rooted = self.rooted();
+        let wanted = rooted.roots.iter().filter(|root| (above + 1..=up_to).contains(&root.document().version));
+        wanted.map(|root| root.envelope().clone()).collect()
     }
 
-    /// Signs a release with every key of the role that is here, and checks that this is enough.
-    pub(crate) fn release(&self, release: &Release) -> Result<VerifiedRelease, VerifyError> {
-        let envelope = release.sign(&self.keys_of(Role::Release));
-        self.root.verify_release(&envelope)
+    /// Signs a root document with every root key that is here, those of the newest root and its own.
+    pub(crate) fn sign_root(&self, document: &RootDocument, more: &[SigningKey]) -> Envelope {
+        let rooted = self.rooted();
+        let may = |document: &RootDocument, key: &SigningKey| {
+            let id = key.public().id();
+            document.roles.iter().any(|one| one.role == Role::Root && one.key_ids.contains(&id))
+        };
+        let before = rooted.newest().document();
+        let keys: Vec<&SigningKey> =
+            rooted.keys.iter().chain(more).filter(|key| may(before, key) || may(document, key)).collect();
+        document.sign(&keys)
     }
 
-    /// Checks a stored release.
+    /// Signs a release with every key of the role that is here.
+    ///
+    /// # Errors
+    /// A release that no signature would make good.
+    pub(crate) fn release(&self, release: &Release) -> Result<Drawn, VerifyError> {
+        let rooted = self.rooted();
+        let envelope = release.sign(&rooted.keys_of(Role::Release));
+        let claimed = ClaimedRelease::read(&envelope)?;
+        let verified = match rooted.newest().verify_release(&envelope) {
+            Ok(verified) => Some(verified),
+            Err(VerifyError::ThresholdNotMet { .. } | VerifyError::Unsigned { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Drawn { claimed, envelope, verified })
+    }
+
+    /// Checks a stored release: against any root that ruled once.
     pub(crate) fn verify_release(&self, envelope: &Envelope) -> Result<VerifiedRelease, VerifyError> {
-        self.root.verify_release(envelope)
+        chain::verify_kept(&self.rooted().roots, |root| root.verify_release(envelope))
+    }
+
+    /// A stored release as nodes are offered it: where it was good under an earlier root only, today's keys sign it too.
+    pub(crate) fn freshen_release(&self, envelope: Envelope) -> Envelope {
+        let rooted = self.rooted();
+        if rooted.newest().verify_release(&envelope).is_ok() || self.verify_release(&envelope).is_err() {
+            return envelope;
+        }
+        rooted.sign_more(envelope, Role::Release)
+    }
+
+    /// The same for a grant.
+    pub(crate) fn freshen_grant(&self, envelope: Envelope) -> Envelope {
+        let rooted = self.rooted();
+        let good_once = || chain::verify_kept(&rooted.roots, |root| root.verify_grant(&envelope)).is_ok();
+        if rooted.newest().verify_grant(&envelope).is_ok() || !good_once() {
+            return envelope;
+        }
+        rooted.sign_more(envelope, Role::Timestamp)
     }
 
     /// Signs the grants of a stage.
@@ -95,10 +184,11 @@ impl Signer {
                 _ => None,
             },
         };
-        grant.sign(&self.keys_of(Role::Timestamp))
+        grant.sign(&self.rooted().keys_of(Role::Timestamp))
     }
 
-    /// The timestamp document that goes with a desired state, at most a second old.
+    /// The timestamp document that goes with a desired state, at most a second old. It is signed for the root that the
+    /// state was put together under: agents get the next root with the next state.
     pub(crate) fn timestamp(&self, desired: &Arc<Desired>, now_ms: u64) -> Envelope {
         let second = now_ms / 1000;
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,6 +198,9 @@ impl Signer {
         {
             return signed.envelope.clone();
         }
+        let rooted = self.rooted();
+        let root = rooted.roots.iter().find(|root| root.document().version == desired.root_version);
+        let document = root.unwrap_or(rooted.newest()).document();
         let timestamp = Timestamp {
             fleet: self.fleet().clone(),
             epoch: desired.epoch,
@@ -115,19 +208,39 @@ impl Signer {
             time_unix_ms: signed(second * 1000),
             expires_unix_ms: signed(second * 1000 + self.timestamp_lifetime_ms),
             grant_sequence_min: desired.sequence_min,
-            root_version: self.root_version(),
+            root_version: document.version,
             audit_head: desired.audit_head.clone(),
         };
-        let envelope = timestamp.sign(&self.keys_of(Role::Timestamp));
+        let envelope = timestamp.sign(&rooted.keys_for(document, Role::Timestamp));
         *newest = Some(Signed { desired: Arc::clone(desired), second, envelope: envelope.clone() });
         envelope
     }
 
+    fn rooted(&self) -> Arc<Rooted> {
+        Arc::clone(&self.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Rooted {
+    fn newest(&self) -> &TrustRoot {
+        self.roots.last().expect("a signer is made with a root and roots are only added")
+    }
+
     fn keys_of(&self, role: Role) -> Vec<&SigningKey> {
-        let document = self.root.document();
+        self.keys_for(self.newest().document(), role)
+    }
+
+    fn keys_for(&self, document: &RootDocument, role: Role) -> Vec<&SigningKey> {
         let ids = document.roles.iter().find(|one| one.role == role).map(|one| one.key_ids.as_slice());
         let ids = ids.unwrap_or_default();
         self.keys.iter().filter(|key| ids.contains(&key.public().id())).collect()
+    }
+
+    fn sign_more(&self, mut envelope: Envelope, role: Role) -> Envelope {
+        for key in self.keys_of(role) {
+            envelope.add_signature(key);
+        }
+        envelope
     }
 }
 

@@ -19,6 +19,7 @@ use sqlx::sqlite::{
 use thiserror::Error;
 
 pub(crate) mod agent;
+pub(crate) mod approval;
 pub(crate) mod audit;
 pub(crate) mod idempotency;
 pub(crate) mod release;
@@ -123,6 +124,28 @@ impl Store {
             .await
             .map_err(doing("opened"))?;
         Ok(Self { writer, readers })
+    }
+
+    /// Copies a database, in one read transaction, into the new file `to`, whole and without a log beside it. Another
+    /// process may write to it meanwhile.
+    pub(crate) async fn copy_database(from: &Path, to: &Path) -> Result<(), StoreError> {
+        let options = SqliteConnectOptions::new().filename(from).read_only(true).busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await.map_err(doing("opened"))?;
+        let copied = sqlx::query("VACUUM INTO ?").bind(to.to_string_lossy().into_owned()).execute(&pool).await;
+        pool.close().await;
+        copied.map_err(doing("copied itself"))?;
+        // The copy is as durable as the original.
+        let synced = std::fs::File::open(to).and_then(|file| file.sync_all());
+        synced.map_err(|source| StoreError::Failed { doing: "copied itself", source: source.into() })
+    }
+
+    /// Asks SQLite whether the file is sound.
+    pub(crate) async fn check_integrity(&self) -> Result<(), StoreError> {
+        let (word,): (String,) = sqlx::query_as("PRAGMA integrity_check(1)")
+            .fetch_one(self.reader())
+            .await
+            .map_err(doing("checked itself"))?;
+        if word == "ok" { Ok(()) } else { Err(StoreError::Damaged { what: word }) }
     }
 
     /// Begins a change. Holds the one writer until it is committed or dropped.

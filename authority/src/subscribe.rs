@@ -86,7 +86,7 @@ async fn feed(connection: Connection, root_version: u32, sender: mpsc::Sender<Re
 fn address(app: &App, desired: &Arc<Desired>, root_version: u32) -> v1::DesiredState {
     v1::DesiredState {
         state_version: desired.version,
-        roots: app.signer.roots_above(root_version).iter().map(Into::into).collect(),
+        roots: app.signer.roots_between(root_version, desired.root_version).iter().map(Into::into).collect(),
         timestamp: Some(app.signer.timestamp(desired, app.clock.now_ms()).into()),
         stable: desired.stable.as_ref().map(Into::into),
         candidate: desired.candidate.as_ref().map(|candidate| v1::Candidate {

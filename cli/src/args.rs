@@ -16,6 +16,7 @@ use crate::drain::DrainArgs;
 use crate::fleet::FleetArgs;
 use crate::help::HelpArgs;
 use crate::init::InitArgs;
+use crate::key::KeyArgs;
 use crate::manual::{CompletionArgs, ManArgs};
 use crate::publish::PublishArgs;
 use crate::revision::RevisionArgs;
@@ -25,6 +26,7 @@ use crate::run::RunArgs;
 use crate::sandbox::SandboxArgs;
 use crate::schema::SchemaArgs;
 use crate::serve::{AgentArgs, AuthorityArgs, ProxyArgs};
+use crate::sign::SignArgs;
 use crate::token::TokenArgs;
 use crate::validate::ValidateArgs;
 use crate::version::VersionArgs;
@@ -97,6 +99,10 @@ pub enum Command {
     Rollback(RollbackArgs),
     /// Read published revisions
     Revision(RevisionArgs),
+    /// Make keys, see whom the fleet trusts, and change that
+    Key(KeyArgs),
+    /// Sign a revision or a trust root with a person's key, without a network
+    Sign(SignArgs),
     /// See what runs where
     Fleet(FleetArgs),
     /// Send a developer's requests to a backend of their own
@@ -136,6 +142,8 @@ impl Command {
             | Self::Sandbox(_)
             | Self::Token(_)
             | Self::Audit(_)
+            | Self::Key(_)
+            | Self::Sign(_)
             | Self::Completion(_)
             | Self::Man(_)
             | Self::Version(_) => "warn",

@@ -15,6 +15,7 @@ use sealane_proto::v1::config_service_client::ConfigServiceClient;
 use sealane_proto::v1::fleet_service_client::FleetServiceClient;
 use sealane_proto::v1::rollout_service_client::RolloutServiceClient;
 use sealane_proto::v1::sandbox_service_client::SandboxServiceClient;
+use sealane_proto::v1::trust_service_client::TrustServiceClient;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -82,6 +83,12 @@ impl Server {
     #[must_use]
     pub fn sandbox(&self) -> SandboxServiceClient<Authorised> {
         SandboxServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    /// Whom the fleet trusts.
+    #[must_use]
+    pub fn trust(&self) -> TrustServiceClient<Authorised> {
+        TrustServiceClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     /// The record of changes.

@@ -11,6 +11,7 @@ pub mod printer;
 // Small things the frame and the commands share.
 mod clock;
 pub mod duration;
+mod keyfile;
 pub mod node;
 mod paint;
 mod table;
@@ -21,12 +22,14 @@ pub mod client;
 
 // The commands, in the order of their help.
 pub mod audit;
+pub mod authority;
 pub mod backend;
 pub mod demo;
 pub mod drain;
 pub mod fleet;
 pub mod help;
 pub mod init;
+pub mod key;
 pub mod manual;
 pub mod problems;
 pub mod publish;
@@ -37,6 +40,7 @@ pub mod run;
 pub mod sandbox;
 pub mod schema;
 pub mod serve;
+pub mod sign;
 pub mod token;
 pub mod validate;
 pub mod version;
@@ -102,6 +106,8 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Rollout(args) => rollout::run(&args, printer).await,
         Command::Rollback(args) => rollback::run(&args, printer).await,
         Command::Revision(args) => revision::run(&args, printer).await,
+        Command::Key(args) => key::run(&args, printer).await,
+        Command::Sign(args) => sign::run(&args, printer),
         Command::Fleet(args) => fleet::run(&args, printer).await,
         Command::Sandbox(args) => sandbox::run(&args, printer).await,
         Command::Token(args) => token::run(&args, printer).await,

@@ -104,6 +104,18 @@ pub async fn run(args: &PublishArgs, printer: &Printer) -> Result<(), Failure> {
     let revision = answer.revision.ok_or_else(|| incomplete("revision"))?;
     problems::talk(&answer.problems, &source, printer);
     let name = words::revision(revision.revision);
+    if !revision.waits_for.is_empty() && !args.dry_run {
+        let line = format!("{name} waits: {}\n", crate::paint::clean(&revision.waits_for.join(", ")));
+        printer.show(format, "Revision", &revision, || vec![name.clone()], |_| line)?;
+        if matches!(format, Format::Human | Format::Wide) {
+            printer.hint(&format!(
+                "`sealane revision approve {name}` by somebody else, or with `--key FILE`; `sealane revision export {name} \
+                 --out FILE` and `sealane sign FILE` sign elsewhere"
+            ));
+        }
+        // With --watch this is the end of what can be seen: it is not over.
+        return if args.watch { Err(Failure::quiet(Exit::Unfinished)) } else { Ok(()) };
+    }
     if args.watch {
         if format == Format::Human || format == Format::Wide {
             printer.talk(&format!("published {name}"));

@@ -16,6 +16,7 @@ use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::ListenFlag;
 use tracing::{info, warn};
 
+use crate::authority::AuthorityCommand;
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::run::{SecretArgs, failed, proxy_settings};
@@ -31,10 +32,14 @@ use crate::upgrade::Upgrade;
   sealane authority --data ./authority --dev        # no tokens, loopback only
 
 The first start writes DIR/admin.token, DIR/trust.json, DIR/ca.pem and DIR/client.yaml.")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct AuthorityArgs {
+    /// Work on the data directory instead of serving it
+    #[command(subcommand)]
+    command: Option<AuthorityCommand>,
     /// State directory; made at the first start
-    #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", env = "SEALANE_DATA", required = true)]
+    data: Option<PathBuf>,
     /// Calls need no token; loopback only
     #[arg(long, env = "SEALANE_DEV")]
     dev: bool,
@@ -62,6 +67,12 @@ pub struct AuthorityArgs {
     /// A file whose `rollout:` holds for configs that have none
     #[arg(long, value_name = "FILE", env = "SEALANE_DEFAULT_PLAN")]
     default_plan: Option<PathBuf>,
+    /// People beside its author who must approve each publish (`sealane revision approve`)
+    #[arg(long, value_name = "N", env = "SEALANE_REQUIRE_APPROVALS", default_value_t = 0)]
+    require_approvals: u32,
+    /// Folder of Rego policies (*.rego) that every config must keep before it is published
+    #[arg(long, value_name = "DIR", env = "SEALANE_POLICY_DIR")]
+    policy_dir: Option<PathBuf>,
 }
 
 /// Verifies revisions and rolls them out into the proxies next to it
@@ -160,10 +171,14 @@ pub struct ProxyArgs {
 /// # Errors
 /// As the authority's start.
 pub async fn authority(args: AuthorityArgs, printer: &Printer) -> Result<(), Failure> {
+    if let Some(command) = &args.command {
+        return crate::authority::run(command, printer).await;
+    }
+    let data = args.data.ok_or_else(|| Failure::usage("--data DIR is missing"))?;
     let default_plan = args.default_plan.as_deref().map(|path| plan_of(path, printer)).transpose()?;
     let tls = args.tls_cert.zip(args.tls_key).map(|(cert, key)| TlsFiles { cert, key, client_ca: args.client_ca });
     let settings = sealane_authority::Settings {
-        data: args.data,
+        data,
         grpc_addr: args.grpc_addr,
         http_addr: args.http_addr,
         dev: args.dev,
@@ -171,6 +186,8 @@ pub async fn authority(args: AuthorityArgs, printer: &Printer) -> Result<(), Fai
         tls_name: args.tls_name,
         insecure_admin: args.insecure_admin,
         default_plan,
+        approvals_min: args.require_approvals,
+        policy_dir: args.policy_dir,
         tuning: sealane_authority::Tuning::default(),
     };
     let mut signals = stop_signals()?;

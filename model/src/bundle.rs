@@ -12,6 +12,8 @@ use crate::release::VerifiedRelease;
 use crate::verify::VerifyError;
 
 mod chunker;
+pub mod file;
+pub mod transfer;
 mod wire;
 
 /// Largest manifest, in bytes.
@@ -104,6 +106,20 @@ pub struct ResourceEntry {
 pub struct VerifiedBundle {
     release: VerifiedRelease,
     resources: Vec<Resource>,
+}
+
+/// Digests of the chunks that a manifest lists, distinct, once its own digest fits. Nobody vouches for it here.
+///
+/// # Errors
+/// Other bytes than `digest` names, or an unsound manifest.
+pub fn listed_chunks(manifest: &[u8], digest: &Digest) -> Result<Vec<Digest>, VerifyError> {
+    check_manifest_bytes(manifest.len() as u64)?;
+    check("manifest", manifest, manifest.len() as u64, digest)?;
+    let entries = wire::decode(manifest)?;
+    check_entries(&entries)?;
+    let mut known = HashSet::new();
+    let refs = entries.iter().flat_map(|entry| &entry.chunks).map(|(digest, _)| *digest);
+    Ok(refs.filter(|digest| known.insert(*digest)).collect())
 }
 
 impl VerifiedRelease {

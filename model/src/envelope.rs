@@ -96,6 +96,21 @@ impl Envelope {
         self.signatures.push(Signature { key_id, bytes });
     }
 
+    /// Takes signatures over from another envelope of the very same payload: those that are not here yet, as long as there
+    /// is room. Whether they are any good is for [`crate::trust`] to say. Gives how many came; `None`: another payload.
+    pub fn merge_signatures(&mut self, other: &Self) -> Option<usize> {
+        if (&self.payload_type, &self.payload) != (&other.payload_type, &other.payload) {
+            return None;
+        }
+        let before = self.signatures.len();
+        for signature in &other.signatures {
+            if self.signatures.len() < SIGNATURES_MAX && !self.signatures.contains(signature) {
+                self.signatures.push(signature.clone());
+            }
+        }
+        Some(self.signatures.len() - before)
+    }
+
     /// The bytes of the protobuf `sealane.v1.Envelope`, for disk and database.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -15,6 +15,7 @@ pub mod schema;
 pub mod selftest;
 
 // Revisions: what is signed, by whom, over what.
+pub mod audit;
 pub mod bundle;
 pub mod envelope;
 pub mod grant;

@@ -3,6 +3,7 @@
 //! It does not know the content beyond its manifest's digest, nor what a ledger holds. Releases come from the authority
 //! through any hands. Invariant B1: a [`VerifiedRelease`] is what distinct trusted keys signed, byte for byte.
 
+use crate::bundle::Resource;
 use crate::envelope::{Envelope, PayloadType};
 use crate::ids::{Digest, Epoch, FleetId, Revision};
 use crate::keys::SigningKey;
@@ -92,6 +93,51 @@ impl Release {
     }
 }
 
+/// A release of which nobody checked the signatures: what a person looks at before signing. Nothing else may use it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimedRelease(VerifiedRelease);
+
+impl ClaimedRelease {
+    /// Reads type, capabilities, schema and plan; trusts nobody.
+    ///
+    /// # Errors
+    /// What is not a release that this build reads.
+    pub fn read(envelope: &Envelope) -> Result<Self, VerifyError> {
+        envelope.check_caps()?;
+        if envelope.payload_type != PayloadType::Release.as_str() {
+            let offered = envelope.payload_type.chars().take(100).collect();
+            return Err(VerifyError::WrongType { offered, expected: PayloadType::Release.as_str() });
+        }
+        let release = wire::decode(&envelope.payload, |_| Ok(()))?;
+        let digest = Digest::of(&envelope.payload);
+        Ok(Self(VerifiedRelease { release, digest, envelope: envelope.clone() }))
+    }
+
+    /// What it says.
+    #[must_use]
+    pub fn release(&self) -> &Release {
+        &self.0.release
+    }
+
+    /// SHA-256 of the payload.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.0.digest
+    }
+
+    /// The content that the statement names, every byte checked against its digests.
+    ///
+    /// # Errors
+    /// As [`VerifiedRelease::open_manifest`] and [`crate::bundle::VerifiedManifest::open`].
+    pub fn content(
+        &self,
+        manifest: &[u8],
+        chunk: impl FnMut(&Digest) -> Option<Vec<u8>>,
+    ) -> Result<Vec<Resource>, VerifyError> {
+        Ok(self.0.open_manifest(manifest)?.open(chunk)?.resources().to_vec())
+    }
+}
+
 impl VerifiedRelease {
     /// What it says.
     #[must_use]
@@ -116,6 +162,7 @@ impl TrustRoot {
     pub fn verify_release(&self, envelope: &Envelope) -> Result<VerifiedRelease, VerifyError> {
         let payload = self.signed_payload(envelope, PayloadType::Release, Role::Release)?;
         let release = wire::decode(payload, |fleet| self.check_fleet(fleet))?;
+        self.check_epoch(release.epoch)?;
         Ok(VerifiedRelease { release, digest: Digest::of(payload), envelope: envelope.clone() })
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use crate::envelope::{Envelope, PayloadType};
-use crate::ids::FleetId;
+use crate::ids::{Epoch, FleetId};
 use crate::keys::{KeyId, PublicKey, SigningKey};
 use crate::release::{ChangeClass, Release};
 use crate::verify::VerifyError;
@@ -42,6 +42,8 @@ pub struct RootDocument {
     pub plan_floor: PlanFloor,
     /// Unix time in milliseconds.
     pub created_at_unix_ms: i64,
+    /// Releases of a later epoch are refused, so that a stolen release key cannot skip numbers; `None`: any epoch goes.
+    pub epoch_max: Option<Epoch>,
 }
 
 /// A key of the document.
@@ -115,6 +117,7 @@ impl RootDocument {
             roles: Role::ALL.map(|role| RoleKeys { role, key_ids: vec![key.id()], threshold: 1 }).into(),
             plan_floor: PlanFloor::default(),
             created_at_unix_ms,
+            epoch_max: None,
         }
     }
 
@@ -122,6 +125,15 @@ impl RootDocument {
     #[must_use]
     pub fn sign(&self, keys: &[&SigningKey]) -> Envelope {
         Envelope::sign(PayloadType::Root, wire::encode(self), keys)
+    }
+
+    /// Reads a document of which nobody checked the signatures: what a person looks at before signing.
+    ///
+    /// # Errors
+    /// What makes no sense; see [`TrustRoot::pinned`].
+    pub fn claimed(envelope: &Envelope) -> Result<Self, VerifyError> {
+        envelope.check_caps()?;
+        wire::decode(&envelope.payload)
     }
 
     /// Checks caps, type and that distinct keys of `role` meet its threshold. The payload stays unparsed.
@@ -138,7 +150,7 @@ impl RootDocument {
         let Some(trusted) = self.roles.iter().find(|one| one.role == role) else {
             return Err(VerifyError::Malformed { what: "trust root: a role is missing" });
         };
-        let valid = self.count_signers(trusted, envelope);
+        let valid = u32::try_from(self.signers(trusted, envelope).len()).unwrap_or(u32::MAX);
         if valid < trusted.threshold {
             let threshold = trusted.threshold;
             return Err(VerifyError::ThresholdNotMet { what, role: role.as_str(), valid, threshold });
@@ -147,7 +159,7 @@ impl RootDocument {
     }
 
     /// Distinct keys of the role that signed. The envelope's key ids only say which key to try first.
-    fn count_signers(&self, trusted: &RoleKeys, envelope: &Envelope) -> u32 {
+    fn signers(&self, trusted: &RoleKeys, envelope: &Envelope) -> Vec<KeyId> {
         let message = envelope.signed_bytes();
         let mut untried: Vec<(KeyId, &PublicKey)> = self
             .keys
@@ -155,13 +167,12 @@ impl RootDocument {
             .map(|one| (one.key.id(), &one.key))
             .filter(|(id, _)| trusted.key_ids.contains(id))
             .collect();
-        let mut valid = 0;
+        let mut valid = Vec::new();
         for signature in &envelope.signatures {
             untried.sort_by_key(|(id, _)| *id != signature.key_id);
             // A key that has signed is taken out: it cannot count again.
             if let Some(at) = untried.iter().position(|(_, key)| key.signed(&message, &signature.bytes)) {
-                untried.remove(at);
-                valid += 1;
+                valid.push(untried.remove(at).0);
             }
         }
         valid
@@ -197,6 +208,14 @@ impl TrustRoot {
         Ok(Self { document, envelope: envelope.clone() })
     }
 
+    /// The keys of `role` that signed `envelope`, each once, and how many are due. Says nothing about what was signed:
+    /// for showing how far an envelope is.
+    #[must_use]
+    pub fn signers(&self, envelope: &Envelope, role: Role) -> (Vec<KeyId>, u32) {
+        let trusted = self.document.roles.iter().find(|one| one.role == role).filter(|_| envelope.check_caps().is_ok());
+        trusted.map_or((Vec::new(), 0), |trusted| (self.document.signers(trusted, envelope), trusted.threshold))
+    }
+
     /// What it says.
     #[must_use]
     pub fn document(&self) -> &RootDocument {
@@ -224,6 +243,14 @@ impl TrustRoot {
     ) -> Result<&'e [u8], VerifyError> {
         self.document.verify(envelope, payload_type, role)?;
         Ok(&envelope.payload)
+    }
+
+    /// Refuses an epoch that the root does not allow yet.
+    pub(crate) fn check_epoch(&self, offered: Epoch) -> Result<(), VerifyError> {
+        match self.document.epoch_max {
+            Some(allowed) if offered > allowed => Err(VerifyError::EpochNotAllowed { offered, allowed }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a document of another fleet.

@@ -104,6 +104,14 @@ pub enum VerifyError {
         /// Of the newest accepted.
         floor: Epoch,
     },
+    /// The trust root does not allow that epoch.
+    #[error("epoch {offered} is not allowed by the trust root, which allows epochs up to {allowed}")]
+    EpochNotAllowed {
+        /// The release's.
+        offered: Epoch,
+        /// The root's.
+        allowed: Epoch,
+    },
     /// Needs something this build cannot do.
     #[error("needs capability `{capability}`, which this build does not have")]
     MissingCapability {
@@ -168,6 +176,9 @@ pub enum VerifyError {
     /// An older timestamp document than one seen.
     #[error("timestamp document is older than one seen before")]
     TimestampRolledBack,
+    /// The audit log does not lead from a head that was seen to the newest one.
+    #[error("the audit log was cut or rewritten: it does not lead from what was seen of it before to its newest head")]
+    AuditRewritten,
     /// A grant for something else, or one that is void.
     #[error("grant refused: {why}")]
     GrantRefused {
@@ -198,6 +209,7 @@ impl VerifyError {
             Self::SameRevisionDifferentDigest { .. } => "same_revision_different_digest",
             Self::RevisionTooHigh { .. } => "revision_too_high",
             Self::EpochTooHigh { .. } => "epoch_too_high",
+            Self::EpochNotAllowed { .. } => "epoch_not_allowed",
             Self::MissingCapability { .. } => "missing_capability",
             Self::SchemaOutOfRange { .. } => "schema_out_of_range",
             Self::Plan(_) => "plan_refused",
@@ -207,6 +219,7 @@ impl VerifyError {
             Self::Missing { .. } => "missing",
             Self::RootNotNext { .. } => "root_not_next",
             Self::TimestampRolledBack => "timestamp_rolled_back",
+            Self::AuditRewritten => "audit_rewritten",
             Self::GrantRefused { .. } => "grant_refused",
             Self::BelowPlanFloor { .. } => "below_plan_floor",
         }

@@ -189,6 +189,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         generation: state.generation,
         root_version: state.trust().document().version,
         fleet_id: state.fleet().0.clone(),
+        newest: state.at_floor().map(|release| release.envelope().into()),
     };
     let (status, seen) = watch::channel(first);
     let (desired, commands) = watch::channel(None);

@@ -47,6 +47,14 @@ struct Record {
     releases: Vec<ReleaseRecord>,
     #[serde(default)]
     sandbox: Option<ReleaseRecord>,
+    #[serde(default)]
+    audit: Option<AuditRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AuditRecord {
+    epoch: u32,
+    head: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -104,6 +112,7 @@ pub(super) fn encode(state: &State) -> Vec<u8> {
         timestamp: state.timestamp.as_ref().map(|timestamp| envelope_json(timestamp.envelope())),
         releases: state.releases.values().map(|accepted| release_record(accepted)).collect(),
         sandbox: state.sandbox.as_deref().map(release_record),
+        audit: state.audit.map(|(epoch, head)| AuditRecord { epoch: epoch.0, head: head.to_string() }),
     };
     let body = serde_json::to_vec_pretty(&record).expect("strings, numbers and lists always serialise");
     let mut bytes = format!("{MAGIC} {FORMAT} {}\n", Digest::of(&body)).into_bytes();
@@ -175,6 +184,10 @@ fn restore(record: Record) -> Result<State, RecordError> {
     state.rolled_back = record.rolled_back;
     state.cordoned = record.cordoned;
     state.generation = record.generation;
+    state.audit = match &record.audit {
+        Some(audit) => Some((Epoch(audit.epoch), digest(&audit.head)?)),
+        None => None,
+    };
     state.releases = releases;
     state.sandbox = sandbox;
     let named = state.stable.iter().chain(state.candidate.as_ref().map(|candidate| &candidate.digest));

@@ -14,6 +14,7 @@ use sealane_model::trust::TrustRoot;
 use sealane_model::verify::VerifyError;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::Checked;
 use crate::fetch::Complete;
 
 /// A release that passed every check and of which every blob is on disk.
@@ -96,6 +97,8 @@ pub(crate) struct State {
     pub(crate) cordoned: Vec<String>,
     /// Generations up to here may have been used.
     pub(crate) generation: u64,
+    /// How far the authority's audit log was followed.
+    pub(crate) audit: Option<Checked>,
 }
 
 /// Documents of one desired state that passed verification together; see [`crate::intake`].
@@ -128,6 +131,7 @@ impl State {
             rolled_back: None,
             cordoned: Vec::new(),
             generation: 0,
+            audit: None,
         }
     }
 
@@ -170,6 +174,21 @@ impl State {
             return Ok(floor.copied());
         }
         Floor::admit(floor, release).map(Some)
+    }
+
+    /// Learns from a release that another holder of this fleet's state accepted: the floor is at least there.
+    pub(super) fn raise_floor(&mut self, release: &VerifiedRelease) {
+        let partition = release.release().partition;
+        let floor = self.floors.get(&partition);
+        let above = floor
+            .is_none_or(|floor| (floor.epoch, floor.revision) < (release.release().epoch, release.release().revision));
+        if !above {
+            return;
+        }
+        if let Ok(raised) = Floor::admit(floor, release) {
+            self.floors.insert(partition, raised);
+            self.remember(release); // what it was based on may still be offered: that is where it was rolled back to
+        }
     }
 
     /// Every blob that is needed.
@@ -278,14 +297,19 @@ impl State {
         if let Some(floor) = self.admit(floor.as_ref(), release)? {
             self.floors.insert(partition, floor);
         }
+        self.remember(release);
+        let accepted = Accepted { release: release.clone(), blobs: complete.blobs().to_vec() };
+        self.releases.insert(digest, Arc::new(accepted));
+        Ok(digest)
+    }
+
+    fn remember(&mut self, release: &VerifiedRelease) {
+        let digest = release.digest();
         if self.known.iter().all(|known| known.digest != digest) {
             self.known.push(Known { digest, base: release.release().base });
             let excess = self.known.len().saturating_sub(KNOWN_MAX);
             self.known.drain(..excess);
         }
-        let accepted = Accepted { release: release.clone(), blobs: complete.blobs().to_vec() };
-        self.releases.insert(digest, Arc::new(accepted));
-        Ok(digest)
     }
 
     fn drop_unneeded(&mut self) {

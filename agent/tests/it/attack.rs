@@ -9,19 +9,23 @@ use sealane_proto::v1;
 use crate::fake::{Authority, Fleet, Proxy, Signed, files, settings};
 
 /// A fleet on r5 that has seen r6 rolled out and taken back.
-struct Bench {
-    directory: tempfile::TempDir,
-    fleet: Fleet,
-    authority: Authority,
-    agent: Agent,
-    stable: Signed,
-    aborted: Signed,
-    proxy: Proxy,
+pub(crate) struct Bench {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) fleet: Fleet,
+    pub(crate) authority: Authority,
+    pub(crate) agent: Agent,
+    pub(crate) stable: Signed,
+    pub(crate) aborted: Signed,
+    pub(crate) proxy: Proxy,
 }
 
 impl Bench {
-    async fn new() -> Self {
-        let (directory, fleet) = (tempfile::tempdir().unwrap(), Fleet::new("f", 1));
+    pub(crate) async fn new() -> Self {
+        Self::of(Fleet::new("f", 1)).await
+    }
+
+    pub(crate) async fn of(fleet: Fleet) -> Self {
+        let directory = tempfile::tempdir().unwrap();
         let mut authority = Authority::start().await;
         let agent = start(settings(directory.path(), &fleet, authority.address)).await.unwrap();
         let stable = fleet.release(5, "# five\n", |_| {});
@@ -41,19 +45,19 @@ impl Bench {
         Self { directory, fleet, authority, agent, stable, aborted, proxy }
     }
 
-    fn state(&self) -> BTreeMap<String, sealane_model::ids::Digest> {
+    pub(crate) fn state(&self) -> BTreeMap<String, sealane_model::ids::Digest> {
         files(&self.directory.path().join("agent"))
     }
 
     /// A good next state to spoil.
-    fn next(&self, signed: &Signed, grants: Vec<Envelope>) -> v1::DesiredState {
+    pub(crate) fn next(&self, signed: &Signed, grants: Vec<Envelope>) -> v1::DesiredState {
         let mut desired = self.fleet.desired(Some(&self.stable), Some((signed, grants)));
         desired.state_version = 8;
         desired.timestamp = Some((&self.fleet.timestamp(signed, 8, 10)).into());
         desired
     }
 
-    async fn refuses(mut self, desired: v1::DesiredState, code: &str) {
+    pub(crate) async fn refuses(mut self, desired: v1::DesiredState, code: &str) {
         let (before, told) = (self.state(), self.proxy.desired.borrow().clone());
         self.authority.offer(desired);
         let report = self.authority.report("a refusal", |report| !report.refused.is_empty()).await;
@@ -67,7 +71,7 @@ impl Bench {
     }
 }
 
-fn spoil(envelope: Option<v1::Envelope>, change: impl FnOnce(&mut v1::Envelope)) -> Option<v1::Envelope> {
+pub(crate) fn spoil(envelope: Option<v1::Envelope>, change: impl FnOnce(&mut v1::Envelope)) -> Option<v1::Envelope> {
     let mut envelope = envelope.unwrap();
     change(&mut envelope);
     Some(envelope)

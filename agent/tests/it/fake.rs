@@ -18,7 +18,7 @@ use sealane_model::keys::SigningKey;
 use sealane_model::plan::Plan;
 use sealane_model::release::{ChangeClass, Partition, Release, SCHEMA};
 use sealane_model::timestamp::Timestamp;
-use sealane_model::trust::RootDocument;
+use sealane_model::trust::{PlanFloor, Role, RootDocument, RootKey, TrustRoot};
 use sealane_proto::v1;
 use sealane_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use sealane_proto::v1::proxy_control_service_client::ProxyControlServiceClient;
@@ -46,6 +46,8 @@ pub(crate) async fn wait<T: Clone + std::fmt::Debug>(
 /// What signs.
 pub(crate) struct Fleet {
     pub(crate) key: SigningKey,
+    /// Where releases need two.
+    pub(crate) second: Option<SigningKey>,
     pub(crate) root: Envelope,
     pub(crate) name: String,
 }
@@ -64,7 +66,29 @@ impl Fleet {
         let key = SigningKey::from_entropy([entropy; 32]);
         let document = RootDocument::single_key(FleetId(name.to_owned()), &key.public(), 0);
         let root = document.sign(&[&key]);
-        Self { key, root, name: name.to_owned() }
+        Self { key, second: None, root, name: name.to_owned() }
+    }
+
+    /// A fleet whose releases two keys must sign.
+    pub(crate) fn two_of_two(name: &str, entropy: u8) -> Self {
+        let (fleet, second) = (Self::new(name, entropy), SigningKey::from_entropy([entropy + 1; 32]));
+        let mut document = TrustRoot::pinned(&fleet.root).unwrap().document().clone();
+        document.keys.push(RootKey { key: second.public(), offline: true, comment: String::new() });
+        for role in document.roles.iter_mut().filter(|role| role.role == Role::Release) {
+            role.key_ids.push(second.public().id());
+            role.threshold = 2;
+        }
+        let root = document.sign(&[&fleet.key]);
+        Self { second: Some(second), root, ..fleet }
+    }
+
+    /// A fleet whose trust root has a plan floor.
+    pub(crate) fn with_floor(name: &str, entropy: u8, floor: PlanFloor) -> Self {
+        let fleet = Self::new(name, entropy);
+        let mut document = TrustRoot::pinned(&fleet.root).unwrap().document().clone();
+        document.plan_floor = floor;
+        let root = document.sign(&[&fleet.key]);
+        Self { root, ..fleet }
     }
 
     pub(crate) fn release(&self, revision: u64, text: &str, change: impl FnOnce(&mut Release)) -> Signed {
@@ -99,7 +123,8 @@ impl Fleet {
             producer: "test".into(),
         };
         change(&mut release);
-        let envelope = release.sign(&[&self.key]);
+        let keys: Vec<&SigningKey> = std::iter::once(&self.key).chain(&self.second).collect();
+        let envelope = release.sign(&keys);
         let digest = Digest::of(&envelope.payload);
         let mut blobs: BTreeMap<_, _> = packed.chunks.into_iter().collect();
         blobs.insert(packed.manifest_digest, packed.manifest);
@@ -172,6 +197,10 @@ struct Served {
     /// Signs certificate requests.
     ca: Option<Issuer<'static, KeyPair>>,
     enrolled: u32,
+    /// Answered in place of the content.
+    packed: HashMap<Digest, Vec<u8>>,
+    /// Hashes of the audit log's entries.
+    audit: Vec<Digest>,
 }
 
 /// An authority that serves what it is given.
@@ -256,6 +285,16 @@ impl Authority {
 
     pub(crate) fn hold(&self, signed: &Signed) {
         self.served.lock().unwrap().blobs.extend(signed.blobs.clone());
+    }
+
+    /// Serves compressed bytes under the name of a blob.
+    pub(crate) fn pack(&self, digest: Digest, deflated: Vec<u8>) {
+        self.served.lock().unwrap().packed.insert(digest, deflated);
+    }
+
+    /// What the audit log says from now on.
+    pub(crate) fn audit(&self, entries: &[Digest]) {
+        self.served.lock().unwrap().audit = entries.to_vec();
     }
 
     /// Serves other bytes under the name of a blob.
@@ -343,8 +382,24 @@ impl AgentService for Service {
     async fn get_chunk(&self, request: Request<v1::GetChunkRequest>) -> Result<Response<v1::GetChunkResponse>, Status> {
         self.check(&request)?;
         let digest = Digest::from_slice(&request.into_inner().digest).unwrap();
+        if let Some(deflated) = self.served.lock().unwrap().packed.get(&digest).cloned() {
+            return Ok(Response::new(v1::GetChunkResponse { deflated, ..Default::default() }));
+        }
         let content = self.served.lock().unwrap().blobs.get(&digest).cloned();
-        content.map(|content| Response::new(v1::GetChunkResponse { content })).ok_or(Status::not_found("no such blob"))
+        let answer = |content| Response::new(v1::GetChunkResponse { content, ..Default::default() });
+        content.map(answer).ok_or(Status::not_found("no such blob"))
+    }
+
+    async fn get_audit_proof(
+        &self,
+        request: Request<v1::GetAuditProofRequest>,
+    ) -> Result<Response<v1::GetAuditProofResponse>, Status> {
+        self.check(&request)?;
+        let from = Digest::from_slice(&request.into_inner().from_head);
+        let audit = self.served.lock().unwrap().audit.clone();
+        let at = (0..=audit.len()).find(|count| audit_head(&audit[..*count]) == from);
+        let entries = at.map(|at| audit[at..].iter().map(|entry| entry.to_vec()).collect()).unwrap_or_default();
+        Ok(Response::new(v1::GetAuditProofResponse { found: at.is_some(), entries }))
     }
 }
 
@@ -375,6 +430,17 @@ impl Proxy {
     }
 
     pub(crate) async fn attach_to(url: &str, fleet: &Fleet, id: &str, instance: &str) -> Result<Self, Status> {
+        Self::attach_with(url, fleet, id, instance, None).await
+    }
+
+    /// One that shows what it has taken in before.
+    pub(crate) async fn attach_with(
+        url: &str,
+        fleet: &Fleet,
+        id: &str,
+        instance: &str,
+        newest: Option<&Envelope>,
+    ) -> Result<Self, Status> {
         let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect().await.unwrap();
         let mut client = ProxyControlServiceClient::new(channel);
         let request = v1::AttachRequest {
@@ -384,6 +450,7 @@ impl Proxy {
             generation: 0,
             root_version: 1,
             fleet_id: fleet.name.clone(),
+            newest: newest.map(Into::into),
         };
         let mut stream = client.attach(request).await?.into_inner();
         let (sender, desired) = watch::channel(None);
@@ -436,6 +503,11 @@ impl Proxy {
         let request = v1::FetchChunkRequest { digest: digest.to_vec() };
         Ok(self.client.fetch_chunk(request).await?.into_inner().content)
     }
+}
+
+/// The head of an audit log with these entries.
+pub(crate) fn audit_head(entries: &[Digest]) -> Option<Digest> {
+    entries.iter().fold(None, |head, entry| Some(sealane_model::audit::next_head(head.as_ref(), entry)))
 }
 
 /// Every file below a directory with the digest of its bytes.

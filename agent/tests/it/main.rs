@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what fails is the test")]
 
 mod attack;
+mod attack_by_name;
 mod disk;
 mod enrol;
 mod fake;

@@ -13,7 +13,7 @@ fn rotate(fleet: &Fleet, entropy: u8) -> (Fleet, sealane_model::envelope::Envelo
     let mut document = RootDocument::single_key(old.fleet().clone(), &key.public(), 0);
     document.version = 2;
     let root = document.sign(&[&fleet.key, &key]);
-    (Fleet { key, root: root.clone(), name: fleet.name.clone() }, root)
+    (Fleet { key, second: None, root: root.clone(), name: fleet.name.clone() }, root)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -61,6 +61,8 @@ pub(super) async fn page(app: &App) -> Result<String, StoreError> {
     );
     let publishes = app.counters.publishes();
     family("sealane_publishes_total", "counter", "Revisions published by this process.", plain(publishes));
+    let denials = app.counters.denials();
+    family("sealane_policy_denials_total", "counter", "Publishes that a policy forbade.", plain(denials));
     family(
         "sealane_rollbacks_total",
         "counter",

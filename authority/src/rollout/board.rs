@@ -27,6 +27,8 @@ pub(crate) struct Desired {
     /// Grants below are void.
     pub(crate) sequence_min: u64,
     pub(crate) audit_head: Vec<u8>,
+    /// Newest trust root that agents are told of with this.
+    pub(crate) root_version: u32,
     /// A rollout is under way: reports are wanted more often.
     pub(crate) busy: bool,
 }

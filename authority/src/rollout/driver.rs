@@ -198,6 +198,7 @@ impl Driver {
             }
             Request::Refresh => {
                 self.told_version = None;
+                self.releases.clear(); // signatures may have come
                 if let Err(error) = self.tell().await {
                     warn!(error = %chain(&error), "the agents could not be told");
                 }
@@ -321,6 +322,7 @@ impl Driver {
             .current()
             .filter(|one| matches!(one.record.phase, Phase::Preparing | Phase::Stage | Phase::FinalBake));
         let offered = offered.map(|one| (one.subject.revision.0, one.record.paused));
+        let root_version = self.signer.root_version();
         let busy = machine.current().is_some();
         let stable = machine.stable();
         let withdrawn: Vec<_> = machine.withdrawn().collect();
@@ -328,13 +330,23 @@ impl Driver {
         let mut candidate = None;
         if let Some((revision, paused)) = offered {
             let release = self.release(revision).await?.0;
-            candidate = Some(Candidate { release, grants: self.store.grants(revision).await?, paused });
+            let release = self.signer.freshen_release(release);
+            let grants = self.store.grants(revision).await?;
+            let grants = grants.into_iter().map(|grant| self.signer.freshen_grant(grant)).collect();
+            candidate = Some(Candidate { release, grants, paused });
         }
         let stable = match stable {
-            Some(stable) => Some(self.release(stable.revision).await?.0),
+            Some(stable) => {
+                let release = self.release(stable.revision).await?.0;
+                Some(self.signer.freshen_release(release))
+            }
             None => None,
         };
-        let head = self.store.newest_release().await?.map(|row| (Revision(row.revision), row.digest));
+        // One that still waits for people is not offered, so it is no head either.
+        let head = match self.store.newest_begun().await? {
+            Some(revision) => self.store.release(revision).await?.map(|row| (Revision(row.revision), row.digest)),
+            None => None,
+        };
         let cordoned = self.lock_live().cordoned().iter().map(|id| id.0.clone()).collect();
         self.board.desire(Desired {
             version,
@@ -347,6 +359,7 @@ impl Driver {
             epoch: self.epoch().await?,
             sequence_min,
             audit_head: self.store.audit_head().await?,
+            root_version,
             busy,
         });
         self.told_version = Some(version);

@@ -61,8 +61,13 @@ pub(crate) async fn stored_view(
     if store.release(revision).await?.is_none() {
         return Ok(None);
     }
+    let events = events(store, revision).await?;
+    if events.is_empty() {
+        let doing = "waits for signatures or approvals".to_owned();
+        return Ok(Some(v1::Rollout { revision, state: v1::RolloutState::Queued.into(), doing, ..Default::default() }));
+    }
     let subject = load(store, signer, revision).await?.1;
-    let record = Record::fold(&events(store, revision).await?);
+    let record = Record::fold(&events);
     Ok(Some(Rollout::new(subject, record, 0).view()))
 }
 

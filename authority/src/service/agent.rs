@@ -22,6 +22,9 @@ const REPORT_BUSY_MS: u32 = 1_000;
 /// Between reports otherwise.
 const REPORT_QUIET_MS: u32 = 5_000;
 
+/// Entries of one proof.
+const PROOF_ENTRIES_MAX: u32 = 10_000;
+
 /// The service.
 #[derive(Clone, Debug)]
 pub(crate) struct Agents(pub(crate) Arc<App>);
@@ -96,7 +99,8 @@ impl AgentService for Agents {
     }
 
     async fn get_chunk(&self, request: Request<v1::GetChunkRequest>) -> Result<Response<v1::GetChunkResponse>, Status> {
-        let digest = Digest::from_slice(&request.into_inner().digest)
+        let request = request.into_inner();
+        let digest = Digest::from_slice(&request.digest)
             .ok_or_else(|| status(Code::InvalidArgument, "BAD_FIELD", "`digest` is not 32 bytes"))?;
         let content = match self.0.store.blob(&digest).await? {
             Some(content) => Some(content),
@@ -104,6 +108,23 @@ impl AgentService for Agents {
         };
         let content =
             content.ok_or_else(|| status(Code::NotFound, "NO_SUCH_CHUNK", format!("there is no {digest}")))?;
-        Ok(Response::new(v1::GetChunkResponse { content }))
+        let deflated = if request.deflate { sealane_model::bundle::transfer::deflate(&content) } else { None };
+        Ok(Response::new(match deflated {
+            Some(deflated) => v1::GetChunkResponse { content: Vec::new(), deflated },
+            None => v1::GetChunkResponse { content, deflated: Vec::new() },
+        }))
+    }
+
+    async fn get_audit_proof(
+        &self,
+        request: Request<v1::GetAuditProofRequest>,
+    ) -> Result<Response<v1::GetAuditProofResponse>, Status> {
+        let from = request.into_inner().from_head;
+        let Some(after) = self.0.store.audit_sequence(&from).await? else {
+            return Ok(Response::new(v1::GetAuditProofResponse { found: false, entries: Vec::new() }));
+        };
+        let rows = self.0.store.audit_after(after, PROOF_ENTRIES_MAX).await?;
+        let entries = rows.iter().map(|row| row.entry().digest().to_vec()).collect();
+        Ok(Response::new(v1::GetAuditProofResponse { found: true, entries }))
     }
 }

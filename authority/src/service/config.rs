@@ -3,17 +3,23 @@
 use std::sync::Arc;
 
 use sealane_model::cohort;
+use sealane_model::envelope::Envelope;
 use sealane_model::ids::ProxyId;
 use sealane_model::plan::Plan;
+use sealane_model::problem::{Problem, Severity};
 use sealane_model::release::ChangeClass;
 use sealane_proto::convert::change_class_or_standard;
 use sealane_proto::v1;
 use sealane_proto::v1::config_service_server::ConfigService;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::status;
 use super::{caller, page_number, page_size, problems};
 use crate::app::App;
+use crate::approve::{ApproveOrder, approve};
+use crate::auth::Caller;
 use crate::publish::{self, PublishOrder, RollbackOrder, receipt};
 use crate::revision;
 use crate::rollout::subject::wave_of;
@@ -25,10 +31,16 @@ pub(crate) struct Config(pub(crate) Arc<App>);
 #[tonic::async_trait]
 impl ConfigService for Config {
     async fn validate(&self, request: Request<v1::ValidateRequest>) -> Result<Response<v1::ValidateResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let file = publish::file_name(&request.file)?;
-        let response = match publish::check(file, request.config_yaml).await? {
-            Ok(checked) => v1::ValidateResponse { valid: true, problems: problems(&checked.warnings) },
+        let response = match publish::check(file.clone(), request.config_yaml).await? {
+            Ok(checked) => {
+                let mut found = checked.warnings.clone();
+                found.extend(self.asked(&caller, &file, &checked.text).await?);
+                let valid = found.iter().all(|problem| problem.severity != Severity::Error);
+                v1::ValidateResponse { valid, problems: problems(&found) }
+            }
             Err(found) => v1::ValidateResponse { valid: false, problems: problems(&found) },
         };
         Ok(Response::new(response))
@@ -36,6 +48,7 @@ impl ConfigService for Config {
 
     async fn plan(&self, request: Request<v1::PlanRequest>) -> Result<Response<v1::PlanResponse>, Status> {
         let app = &self.0;
+        let caller = caller(&request)?;
         let request = request.into_inner();
         let file = publish::file_name(&request.file)?;
         let newest = app.store.newest_release().await?;
@@ -45,11 +58,14 @@ impl ConfigService for Config {
             None => ("nothing".to_owned(), String::new()),
         };
         let diff = revision::diff(before, (file.clone(), request.config_yaml.clone())).await;
-        let response = match publish::check(file, request.config_yaml).await? {
+        let response = match publish::check(file.clone(), request.config_yaml).await? {
             Ok(checked) => {
+                let mut found = checked.warnings.clone();
+                found.extend(self.asked(&caller, &file, &checked.text).await?);
+                let valid = found.iter().all(|problem| problem.severity != Severity::Error);
                 let plan = checked.config.rollout.unwrap_or_else(|| app.default_plan.clone());
                 let stages = preview(app, &plan);
-                v1::PlanResponse { valid: true, problems: problems(&checked.warnings), etag, diff, stages }
+                v1::PlanResponse { valid, problems: problems(&found), etag, diff, stages }
             }
             Err(found) => v1::PlanResponse { valid: false, problems: problems(&found), etag, diff, stages: Vec::new() },
         };
@@ -57,7 +73,8 @@ impl ConfigService for Config {
     }
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
-        let actor = caller(&request)?.name;
+        let caller = caller(&request)?;
+        let (actor, role) = (caller.name, caller.role.as_str());
         let request = request.into_inner();
         let receipt = receipt("Publish", &request.request_id, &request);
         let class = change_class_or_standard(request.change_class)
@@ -76,6 +93,7 @@ impl ConfigService for Config {
             dry_run: request.dry_run,
             supersede: request.supersede,
             actor,
+            role,
             receipt,
         };
         Ok(Response::new(publish::publish(&self.0, order).await?))
@@ -126,6 +144,52 @@ impl ConfigService for Config {
         Ok(Response::new(v1::DiffRevisionsResponse { diff: revision::diff(before, after).await }))
     }
 
+    async fn approve(&self, request: Request<v1::ApproveRequest>) -> Result<Response<v1::ApproveResponse>, Status> {
+        let actor = caller(&request)?.name;
+        let request = request.into_inner();
+        let receipt = receipt("Approve", &request.request_id, &request);
+        let order = ApproveOrder {
+            revision: request.revision,
+            release: request.release.map(Envelope::from),
+            message: request.message,
+            actor,
+            receipt,
+            dry_run: request.dry_run,
+        };
+        Ok(Response::new(approve(&self.0, order).await?))
+    }
+
+    type ExportRevisionStream = ReceiverStream<Result<v1::ExportRevisionResponse, Status>>;
+
+    async fn export_revision(
+        &self,
+        request: Request<v1::ExportRevisionRequest>,
+    ) -> Result<Response<Self::ExportRevisionStream>, Status> {
+        let app = &self.0;
+        let row = revision::find(app, request.into_inner().revision).await?;
+        let (manifest, chunks) = revision::blobs(app, &row).await?;
+        let desired = app.board.desired();
+        let head = v1::ExportHead {
+            revision: row.revision,
+            roots: app.signer.roots().iter().map(|root| root.envelope().into()).collect(),
+            release: Some(app.signer.freshen_release(row.envelope).into()),
+            timestamp: Some(app.signer.timestamp(&desired, app.clock.now_ms()).into()),
+            grants: app.store.grants(row.revision).await?.into_iter().map(Into::into).collect(),
+            manifest,
+        };
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let head = v1::export_revision_response::Part::Head(head);
+            let parts = chunks.into_values().map(v1::export_revision_response::Part::Chunk);
+            for part in std::iter::once(head).chain(parts) {
+                if sender.send(Ok(v1::ExportRevisionResponse { part: Some(part) })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
     async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Result<Response<v1::RollbackResponse>, Status> {
         let actor = caller(&request)?.name;
         let request = request.into_inner();
@@ -142,6 +206,24 @@ impl ConfigService for Config {
 }
 
 impl Config {
+    /// What the policies would say if this caller published this.
+    async fn asked(&self, caller: &Caller, file: &str, text: &str) -> Result<Vec<Problem>, Status> {
+        let order = PublishOrder {
+            text: String::new(),
+            file: String::new(),
+            message: String::new(),
+            etag: None,
+            class: ChangeClass::Standard,
+            hold: false,
+            dry_run: true,
+            supersede: false,
+            actor: caller.name.clone(),
+            role: caller.role.as_str(),
+            receipt: None,
+        };
+        Ok(publish::judge(&self.0, &order, file, text).await?.denials)
+    }
+
     async fn etag(&self) -> Result<String, Status> {
         Ok(self.0.store.newest_release().await?.map_or_else(String::new, |row| row.digest.to_string()))
     }

@@ -7,6 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use tracing::error;
 
+use crate::approve::ApproveError;
 use crate::error::chain;
 use crate::fleet::LiveError;
 use crate::home::HomeError;
@@ -16,6 +17,7 @@ use crate::revision::ReadError;
 use crate::rollout::driver::CommandError;
 use crate::rollout::machine::Refusal;
 use crate::store::StoreError;
+use crate::trust::TrustError;
 
 /// Domain of our error reasons.
 const DOMAIN: &str = "sealane";
@@ -33,6 +35,8 @@ impl From<PublishError> for Status {
         let message = chain(&error);
         match error {
             PublishError::Problems(problems) => invalid_config(&problems),
+            PublishError::Denied(problems) => denied(&problems, message),
+            PublishError::Policy(_) => status(Code::FailedPrecondition, "POLICY_FAILED", message),
             PublishError::TooLarge { .. } => status(Code::InvalidArgument, "CONFIG_TOO_LARGE", message),
             PublishError::BadWord { .. } => status(Code::InvalidArgument, "BAD_FIELD", message),
             PublishError::EtagMoved { .. } => status(Code::Aborted, "ETAG_MOVED", message),
@@ -50,11 +54,44 @@ impl From<PublishError> for Status {
     }
 }
 
+impl From<ApproveError> for Status {
+    fn from(error: ApproveError) -> Self {
+        let message = chain(&error);
+        match error {
+            ApproveError::NotPending(_) => status(Code::FailedPrecondition, "NOT_PENDING", message),
+            ApproveError::Overtaken { .. } => status(Code::FailedPrecondition, "OVERTAKEN", message),
+            ApproveError::OtherPayload(_) => status(Code::InvalidArgument, "OTHER_PAYLOAD", message),
+            ApproveError::UnknownSignature => status(Code::PermissionDenied, "UNKNOWN_SIGNATURE", message),
+            ApproveError::OwnWork { .. } => status(Code::PermissionDenied, "OWN_WORK", message),
+            ApproveError::LongMessage => status(Code::InvalidArgument, "BAD_FIELD", message),
+            ApproveError::Publish(error) => error.into(),
+            ApproveError::Read(error) => error.into(),
+            ApproveError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TrustError> for Status {
+    fn from(error: TrustError) -> Self {
+        let message = chain(&error);
+        match error {
+            TrustError::BadField { .. } => status(Code::InvalidArgument, "BAD_FIELD", message),
+            TrustError::Nothing => status(Code::InvalidArgument, "NOTHING_CHANGES", message),
+            TrustError::NoSuchKey(_) => status(Code::NotFound, "NO_SUCH_KEY", message),
+            TrustError::Unsound(_) => status(Code::FailedPrecondition, "ROOT_REFUSED", message),
+            TrustError::NoTimestampKey => status(Code::FailedPrecondition, "NO_TIMESTAMP_KEY", message),
+            TrustError::Home(error) => error.into(),
+            TrustError::Store(error) => error.into(),
+        }
+    }
+}
+
 impl From<ReadError> for Status {
     fn from(error: ReadError) -> Self {
         let message = chain(&error);
         match error {
             ReadError::Unknown(_) | ReadError::NothingYet => status(Code::NotFound, "NO_SUCH_REVISION", message),
+            ReadError::Waiting(_) => status(Code::FailedPrecondition, "PENDING", message),
             ReadError::Store(error) => error.into(),
             ReadError::Content { .. } => {
                 error!(error = message, "content in the database does not verify");
@@ -143,6 +180,18 @@ impl From<HomeError> for Status {
     fn from(error: HomeError) -> Self {
         status(Code::Internal, "DATA_DIRECTORY", chain(&error))
     }
+}
+
+/// Each rule that says no is a violation.
+fn denied(problems: &[Problem], message: String) -> Status {
+    let mut details = ErrorDetails::with_error_info("POLICY_DENIED", DOMAIN, HashMap::new());
+    for problem in problems.iter().take(VIOLATIONS_MAX) {
+        let rule = problem.message.split(':').next().unwrap_or_default();
+        details.add_precondition_failure_violation("policy", rule, cut(&problem.message));
+    }
+    let hint = HashMap::from([("hint".to_owned(), "change the config, or ask whoever keeps the policies".to_owned())]);
+    details.set_error_info("POLICY_DENIED", DOMAIN, hint);
+    Status::with_error_details(Code::PermissionDenied, cut(&message), details)
 }
 
 fn invalid_config(problems: &[Problem]) -> Status {

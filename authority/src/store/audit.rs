@@ -1,8 +1,10 @@
 //! The hash-chained record of every change.
 //!
-//! An entry's hash covers the hash before it and every column of its own, so that an edit, an insertion or a removal in
-//! the middle breaks the chain from there on. The head is in every timestamp document, so agents have seen it.
+//! An entry's hash covers the hash before it and every column of its own ([`sealane_model::audit`]), so that an edit, an
+//! insertion or a removal in the middle breaks the chain from there on. The head is in every timestamp document: agents
+//! have seen it, and ask for the way from there to the newest.
 
+use sealane_model::audit::{Entry, next_head};
 use sealane_model::ids::Digest;
 use serde_json::Value;
 use sqlx::FromRow;
@@ -107,6 +109,19 @@ impl Store {
         Ok(row.map(|(hash,)| hash).unwrap_or_default())
     }
 
+    /// The sequence of the entry after which the log had this head; 0 for the empty head; `None`: there is none.
+    pub(crate) async fn audit_sequence(&self, head: &[u8]) -> Result<Option<u64>, StoreError> {
+        if head.is_empty() {
+            return Ok(Some(0));
+        }
+        let row: Option<(i64,)> = sqlx::query_as("SELECT sequence FROM audit WHERE hash = ?")
+            .bind(head)
+            .fetch_optional(self.reader())
+            .await
+            .map_err(doing("looked for an audit head"))?;
+        Ok(row.map(|(sequence,)| unsigned(sequence)))
+    }
+
     /// Checks the whole chain.
     pub(crate) async fn verify_audit(&self) -> Result<AuditVerdict, StoreError> {
         let mut verdict = AuditVerdict { entries: 0, broken_at: None, head: Vec::new() };
@@ -135,20 +150,24 @@ impl Store {
     }
 }
 
-/// Each field goes in with its length before it, so that no two rows make the same bytes.
+impl AuditRow {
+    /// The entry as it is hashed: from what the columns say now, whatever stands in `hash`.
+    pub(crate) fn entry(&self) -> Entry {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        Entry {
+            sequence: unsigned(self.sequence),
+            at_unix_ms: self.at_ms,
+            actor: self.actor.clone(),
+            action: self.action.clone(),
+            subject: self.subject.clone(),
+            digest: self.digest.as_deref().map(hex).unwrap_or_default(),
+            detail: self.detail.clone(),
+            hash: hex(&self.hash),
+        }
+    }
+}
+
+/// The head after `row`.
 fn chained(before: &[u8], row: &AuditRow) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut field = |content: &[u8]| {
-        bytes.extend_from_slice(&(content.len() as u64).to_be_bytes());
-        bytes.extend_from_slice(content);
-    };
-    field(before);
-    field(&row.sequence.to_be_bytes());
-    field(&row.at_ms.to_be_bytes());
-    field(row.actor.as_bytes());
-    field(row.action.as_bytes());
-    field(row.subject.as_bytes());
-    field(row.digest.as_deref().unwrap_or_default());
-    field(row.detail.as_bytes());
-    Digest::of(&bytes).to_vec()
+    next_head(Digest::from_slice(before).as_ref(), &row.entry().digest()).to_vec()
 }

@@ -19,6 +19,8 @@ pub(crate) struct NewRelease {
     pub(crate) newest: Option<u64>,
     /// First event of its rollout: kind and JSON.
     pub(crate) event: (&'static str, String),
+    /// It waits for somebody: the event comes later, and so many people beside the author must approve.
+    pub(crate) waits: Option<u32>,
     pub(crate) audit: AuditEntry,
     /// The request and the bytes of its answer.
     pub(crate) receipt: Option<(Receipt, Vec<u8>)>,
@@ -121,7 +123,21 @@ impl Store {
         .await
         .map_err(doing("wrote a revision"))?;
         let (kind, body) = &new.event;
-        self.add_event(&mut write, row.revision, 1, kind, row.created_at_ms, body).await?;
+        match new.waits {
+            None => self.add_event(&mut write, row.revision, 1, kind, row.created_at_ms, body).await?,
+            Some(approvals_min) => {
+                sqlx::query(
+                    "INSERT INTO release_pending (revision, approvals_min, event_kind, event_body) VALUES (?, ?, ?, ?)",
+                )
+                .bind(signed(row.revision))
+                .bind(i64::from(approvals_min))
+                .bind(kind)
+                .bind(body)
+                .execute(&mut *write)
+                .await
+                .map_err(doing("wrote what a revision waits for"))?;
+            }
+        }
         self.add_audit(&mut write, &new.audit).await?;
         if let Some((receipt, answer)) = &new.receipt
             && !self.remember(&mut write, receipt, answer, row.created_at_ms).await?
@@ -144,7 +160,7 @@ impl Store {
             .fetch_optional(self.reader())
             .await
             .map_err(doing("read a revision"))?;
-        raw.map(row).transpose()
+        Ok(self.signed_rows(raw.into_iter().collect()).await?.pop())
     }
 
     /// At most `limit` revisions below `before` (`None`: from the newest), newest first.
@@ -156,7 +172,21 @@ impl Store {
                 .fetch_all(self.reader())
                 .await
                 .map_err(doing("listed revisions"))?;
-        raws.into_iter().map(row).collect()
+        self.signed_rows(raws).await
+    }
+
+    /// With the signatures that came later.
+    async fn signed_rows(&self, raws: Vec<Raw>) -> Result<Vec<ReleaseRow>, StoreError> {
+        let mut rows = raws.into_iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        let numbers = || rows.iter().map(|row| row.revision);
+        let (Some(from), Some(to)) = (numbers().min(), numbers().max()) else { return Ok(rows) };
+        for (revision, signature) in self.later_signatures(from, to).await? {
+            if let Some(row) = rows.iter_mut().find(|row| row.revision == revision) {
+                row.envelope.signatures.retain(|held| held.key_id != signature.key_id);
+                row.envelope.signatures.push(signature);
+            }
+        }
+        Ok(rows)
     }
 
     /// A manifest or chunk.

@@ -119,7 +119,9 @@ impl Store {
     /// Revisions whose rollout has not ended, oldest first. `ends` are the kinds of events that end one.
     pub(crate) async fn open_rollouts(&self) -> Result<Vec<u64>, StoreError> {
         let rows: Vec<(i64,)> = sqlx::query_as(
-            "SELECT revision FROM release WHERE NOT EXISTS (
+            "SELECT revision FROM release WHERE EXISTS (
+                 SELECT 1 FROM rollout_event WHERE rollout_event.revision = release.revision
+             ) AND NOT EXISTS (
                  SELECT 1 FROM rollout_event
                  WHERE rollout_event.revision = release.revision AND kind IN ('completed', 'rejected', 'ended')
              ) ORDER BY revision",

@@ -25,6 +25,7 @@ fn release(revision: u64, bytes: usize) -> NewRelease {
     let text = Resource { kind: "config".into(), name: "f".into(), content: noise };
     let packed = pack(vec![text]).unwrap();
     NewRelease {
+        waits: None,
         row: ReleaseRow {
             revision,
             epoch: 1,

@@ -1,5 +1,6 @@
 //! Agents: who may speak for whom, what they hear, what happens when they fall silent.
 
+use sealane_authority::{RecoverOrder, Recovered};
 use sealane_model::ids::Digest;
 use sealane_proto::v1::agent_service_client::AgentServiceClient;
 use sealane_proto::v1::{self, RolloutState};
@@ -63,19 +64,19 @@ async fn content_is_fetched_by_digest_and_verifies() {
     let release = running.trust().verify_release(&stable.into()).unwrap();
     let mut contents = Vec::new();
     let manifest_digest = release.release().manifest_digest;
-    let request = v1::GetChunkRequest { digest: manifest_digest.to_vec() };
+    let request = v1::GetChunkRequest { digest: manifest_digest.to_vec(), deflate: false };
     let manifest = client.get_chunk(request).await.unwrap().into_inner().content;
     let manifest = release.open_manifest(&manifest).unwrap();
     for digest in manifest.chunks() {
-        let request = v1::GetChunkRequest { digest: digest.to_vec() };
+        let request = v1::GetChunkRequest { digest: digest.to_vec(), deflate: false };
         contents.push((digest, client.get_chunk(request).await.unwrap().into_inner().content));
     }
     let find = |digest: &Digest| contents.iter().find(|(one, _)| one == digest).map(|(_, content)| content.clone());
     let bundle = manifest.open(find).unwrap();
     assert_eq!(bundle.config().unwrap(), ("config.yaml", CONFIG));
-    let missing = v1::GetChunkRequest { digest: Digest::of(b"nothing").to_vec() };
+    let missing = v1::GetChunkRequest { digest: Digest::of(b"nothing").to_vec(), deflate: false };
     assert_eq!(client.get_chunk(missing).await.unwrap_err().code(), Code::NotFound);
-    let bad = v1::GetChunkRequest { digest: vec![1, 2, 3] };
+    let bad = v1::GetChunkRequest { digest: vec![1, 2, 3], deflate: false };
     assert_eq!(client.get_chunk(bad).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
@@ -238,7 +239,8 @@ async fn a_restored_database_publishes_nothing_until_the_epoch_is_raised() {
     let folder = std::sync::Arc::clone(&running.folder);
     let settings = crate::helper::settings(folder.path());
     running.authority.stop().await;
-    assert_eq!(sealane_authority::raise_epoch(folder.path()).await.unwrap(), 2);
+    let recovered = sealane_authority::recover(folder.path(), RecoverOrder::default()).await.unwrap();
+    assert_eq!(recovered, Recovered::Raised { epoch: 2 });
     let running = Running::of(folder, settings).await;
     AgentServiceClient::new(running.wire(&token)).report(report).await.unwrap();
     let revision = running.config().publish(request).await.unwrap().into_inner().revision.unwrap();

@@ -6,6 +6,7 @@ use sealane_proto::v1::audit_service_client::AuditServiceClient;
 use sealane_proto::v1::config_service_client::ConfigServiceClient;
 use sealane_proto::v1::fleet_service_client::FleetServiceClient;
 use sealane_proto::v1::rollout_service_client::RolloutServiceClient;
+use sealane_proto::v1::trust_service_client::TrustServiceClient;
 use tonic::{Code, Status};
 
 use crate::helper::{Running, Wire};
@@ -37,6 +38,12 @@ const CALLS: &[(&str, &str)] = &[
     ("FleetService/CreateToken", "admin"),
     ("FleetService/ListTokens", "admin"),
     ("FleetService/RevokeToken", "admin"),
+    ("ConfigService/ExportRevision", "viewer"),
+    ("ConfigService/Approve", "publisher"),
+    ("TrustService/GetTrust", "viewer"),
+    ("TrustService/RotateRoot", "admin"),
+    ("TrustService/PutRoot", "admin"),
+    ("AgentService/GetAuditProof", "agent"),
     ("AgentService/Enrol", "agent"),
     ("AgentService/Subscribe", "agent"),
     ("AgentService/Report", "agent"),
@@ -50,6 +57,7 @@ async fn call(wire: Wire, name: &str) -> Result<(), Status> {
     let mut rollout = RolloutServiceClient::new(wire.clone());
     let mut fleet = FleetServiceClient::new(wire.clone());
     let mut audit = AuditServiceClient::new(wire.clone());
+    let mut trust = TrustServiceClient::new(wire.clone());
     let mut agent = AgentServiceClient::new(wire);
     match name {
         "ConfigService/Validate" => config.validate(v1::ValidateRequest::default()).await.map(drop),
@@ -81,6 +89,12 @@ async fn call(wire: Wire, name: &str) -> Result<(), Status> {
         "AgentService/Subscribe" => agent.subscribe(v1::SubscribeRequest::default()).await.map(drop),
         "AgentService/Report" => agent.report(v1::ReportRequest::default()).await.map(drop),
         "AgentService/GetChunk" => agent.get_chunk(v1::GetChunkRequest::default()).await.map(drop),
+        "ConfigService/ExportRevision" => config.export_revision(v1::ExportRevisionRequest::default()).await.map(drop),
+        "ConfigService/Approve" => config.approve(v1::ApproveRequest::default()).await.map(drop),
+        "TrustService/GetTrust" => trust.get_trust(v1::GetTrustRequest::default()).await.map(drop),
+        "TrustService/RotateRoot" => trust.rotate_root(v1::RotateRootRequest::default()).await.map(drop),
+        "TrustService/PutRoot" => trust.put_root(v1::PutRootRequest::default()).await.map(drop),
+        "AgentService/GetAuditProof" => agent.get_audit_proof(v1::GetAuditProofRequest::default()).await.map(drop),
         other => panic!("{other}"),
     }
 }
@@ -117,7 +131,7 @@ async fn every_call_is_open_to_its_role_and_those_above_and_to_nobody_else() {
 #[tokio::test]
 async fn every_method_of_the_package_is_in_the_table() {
     let set = <prost_types::FileDescriptorSet as prost::Message>::decode(sealane_proto::DESCRIPTOR_SET).unwrap();
-    let served = ["ConfigService", "RolloutService", "FleetService", "AuditService", "AgentService"];
+    let served = ["ConfigService", "RolloutService", "FleetService", "AuditService", "TrustService", "AgentService"];
     let services = set.file.iter().flat_map(|file| &file.service);
     for service in services.filter(|service| served.contains(&service.name())) {
         for method in &service.method {

@@ -4,9 +4,11 @@
 
 mod agents;
 mod auth;
+mod backups;
 mod helper;
 mod http;
 mod life;
+mod people;
 mod publish;
 mod steer;
 mod storage;

@@ -57,15 +57,10 @@ pub(super) async fn fleet(directory: &Path, printer: &Printer) -> Result<Fleet, 
 
     printer.talk("starting the authority");
     let authority = sealane_authority::start(sealane_authority::Settings {
-        data: directory.join("authority"),
         grpc_addr: ports::free(7443).map_err(cannot("cannot find a port"))?,
         http_addr: ports::free(7480).map_err(cannot("cannot find a port"))?,
-        dev: false,
-        tls: None,
-        tls_name: Vec::new(),
-        insecure_admin: false,
         default_plan: Some(plan()),
-        tuning: sealane_authority::Tuning::default(),
+        ..sealane_authority::Settings::loopback(directory.join("authority"))
     })
     .await
     .map_err(|error| failed("cannot start the authority", error))?;

@@ -169,6 +169,16 @@ impl ConfigService for Service {
         Ok(Response::new(DiffRevisionsResponse { diff: "--- r1\n+++ r2\n@@ -1 +1 @@\n-a\n+b\n".into() }))
     }
 
+    async fn approve(&self, _: Request<ApproveRequest>) -> Answer<ApproveResponse> {
+        Ok(Response::new(ApproveResponse { revision: self.script.revision.clone() }))
+    }
+
+    type ExportRevisionStream = ReceiverStream<Result<ExportRevisionResponse, Status>>;
+
+    async fn export_revision(&self, _: Request<ExportRevisionRequest>) -> Answer<Self::ExportRevisionStream> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn rollback(&self, request: Request<RollbackRequest>) -> Answer<RollbackResponse> {
         let content_of = request.into_inner().to;
         let revision = self.script.revision.clone().map(|revision| Revision { content_of, ..revision });

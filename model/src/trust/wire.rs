@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::{KEYS_MAX, PlanFloor, Role, RoleKeys, RootDocument, RootKey};
-use crate::ids::FleetId;
+use crate::ids::{Epoch, FleetId};
 use crate::keys::{KeyId, PublicKey};
 use crate::plan::{DURATION_MAX, STAGES_MAX, wire::millis};
 use crate::release::wire::{change_class_from, change_class_number};
@@ -25,6 +25,8 @@ struct TrustRoot {
     plan_floor: Option<WirePlanFloor>,
     #[prost(int64, tag = "6")]
     created_at_unix_ms: i64,
+    #[prost(uint32, tag = "7")]
+    epoch_max: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -84,6 +86,7 @@ pub(super) fn encode(document: &RootDocument) -> Vec<u8> {
             change_classes: floor.change_classes.iter().copied().map(change_class_number).collect(),
         }),
         created_at_unix_ms: document.created_at_unix_ms,
+        epoch_max: document.epoch_max.map_or(0, |epoch| epoch.0),
     };
     message.encode_to_vec()
 }
@@ -105,6 +108,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<RootDocument, VerifyError> {
         roles,
         plan_floor: message.plan_floor.map_or_else(|| Ok(PlanFloor::default()), plan_floor)?,
         created_at_unix_ms: message.created_at_unix_ms,
+        epoch_max: Some(Epoch(message.epoch_max)).filter(|epoch| epoch.0 > 0),
     })
 }
 

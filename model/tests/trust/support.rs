@@ -45,6 +45,7 @@ pub(crate) fn document() -> RootDocument {
         ],
         plan_floor: PlanFloor::default(),
         created_at_unix_ms: NOW_UNIX_MS,
+        epoch_max: None,
     }
 }
 

@@ -96,6 +96,11 @@ impl State {
         Floor::admit(floor, release).map(Some)
     }
 
+    /// The release at the floor, while it is kept.
+    pub(crate) fn at_floor(&self) -> Option<&VerifiedRelease> {
+        self.kept.get(&self.floor?.digest).map(|kept| &kept.release)
+    }
+
     /// Makes `digest` what a start begins with.
     pub(crate) fn set_last_good(&mut self, digest: Digest) {
         if self.ring.first() != Some(&digest) && self.kept.contains_key(&digest) {

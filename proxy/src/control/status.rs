@@ -25,9 +25,14 @@ impl Measure {
             counts: observation.revisions.iter().map(counts).collect(),
             data_address: self.proxy.bound().first().map(|(_, address)| address.to_string()).unwrap_or_default(),
             refused_bundles: self.refusals.total(),
+            refused: self.refusals.counts().into_iter().map(refused).collect(),
             ..status
         }
     }
+}
+
+fn refused((code, count): (&'static str, u64)) -> v1::RefusedCount {
+    v1::RefusedCount { code: code.to_owned(), count }
 }
 
 fn digest(tag: &RevisionTag) -> Vec<u8> {

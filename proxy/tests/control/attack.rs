@@ -8,18 +8,22 @@ use sealane_proxy::proxy::Proxy;
 use crate::fake::{Agent, Fleet, Signed, command, config, files, settings, start, stop};
 
 /// A proxy that went r5, r6 and serves r6.
-struct Bench {
-    directory: tempfile::TempDir,
-    fleet: Fleet,
-    agent: Agent,
-    proxy: Proxy,
-    control: Control,
-    stable: Signed,
+pub(crate) struct Bench {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) fleet: Fleet,
+    pub(crate) agent: Agent,
+    pub(crate) proxy: Proxy,
+    pub(crate) control: Control,
+    pub(crate) stable: Signed,
 }
 
 impl Bench {
     async fn new() -> Self {
-        let (directory, fleet, mut agent) = (tempfile::tempdir().unwrap(), Fleet::new("f", 1), Agent::start().await);
+        Self::of(Fleet::new("f", 1)).await
+    }
+
+    pub(crate) async fn of(fleet: Fleet) -> Self {
+        let (directory, mut agent) = (tempfile::tempdir().unwrap(), Agent::start().await);
         let (proxy, control) = start(settings(directory.path(), &fleet, agent.address)).await;
         let before = fleet.release(5, &config("five"));
         let stable = fleet.release(6, &config("six"));
@@ -31,7 +35,7 @@ impl Bench {
         Self { directory, fleet, agent, proxy, control, stable }
     }
 
-    async fn refuses(mut self, desired: v1::ProxyDesired, code: &str) {
+    pub(crate) async fn refuses(mut self, desired: v1::ProxyDesired, code: &str) {
         let state = || files(&self.directory.path().join("proxy"));
         let before = state();
         self.agent.command(desired);

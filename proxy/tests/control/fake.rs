@@ -15,7 +15,7 @@ use sealane_model::ids::{Digest, Epoch, FleetId, ProxyId, Revision};
 use sealane_model::keys::SigningKey;
 use sealane_model::plan::Plan;
 use sealane_model::release::{ChangeClass, Partition, Release, SCHEMA};
-use sealane_model::trust::RootDocument;
+use sealane_model::trust::{Role, RootDocument, RootKey, TrustRoot};
 use sealane_proto::v1;
 use sealane_proto::v1::proxy_control_service_server::{ProxyControlService, ProxyControlServiceServer};
 use sealane_proxy::control::{AgentAddress, Control, ControlSettings, attach};
@@ -36,6 +36,8 @@ pub(crate) fn config(note: &str) -> String {
 /// What signs.
 pub(crate) struct Fleet {
     pub(crate) key: SigningKey,
+    /// Where releases need two.
+    pub(crate) second: Option<SigningKey>,
     pub(crate) root: Envelope,
     pub(crate) name: String,
 }
@@ -54,7 +56,20 @@ impl Fleet {
         let key = SigningKey::from_entropy([entropy; 32]);
         let document = RootDocument::single_key(FleetId(name.to_owned()), &key.public(), 0);
         let root = document.sign(&[&key]);
-        Self { key, root, name: name.to_owned() }
+        Self { key, second: None, root, name: name.to_owned() }
+    }
+
+    /// A fleet whose releases two keys must sign.
+    pub(crate) fn two_of_two(name: &str, entropy: u8) -> Self {
+        let (fleet, second) = (Self::new(name, entropy), SigningKey::from_entropy([entropy + 1; 32]));
+        let mut document = TrustRoot::pinned(&fleet.root).unwrap().document().clone();
+        document.keys.push(RootKey { key: second.public(), offline: true, comment: String::new() });
+        for role in document.roles.iter_mut().filter(|role| role.role == Role::Release) {
+            role.key_ids.push(second.public().id());
+            role.threshold = 2;
+        }
+        let root = document.sign(&[&fleet.key]);
+        Self { second: Some(second), root, ..fleet }
     }
 
     /// The fleet under version 2 of its root: the old key keeps only the past.
@@ -63,13 +78,17 @@ impl Fleet {
         let mut document = RootDocument::single_key(FleetId(self.name.clone()), &key.public(), 0);
         document.version = 2;
         let root = document.sign(&[&self.key, &key]);
-        (Self { key, root: root.clone(), name: self.name.clone() }, root)
+        (Self { key, second: None, root: root.clone(), name: self.name.clone() }, root)
     }
 
     pub(crate) fn release(&self, revision: u64, text: &str) -> Signed {
+        self.release_as(revision, text, |_| {})
+    }
+
+    pub(crate) fn release_as(&self, revision: u64, text: &str, change: impl FnOnce(&mut Release)) -> Signed {
         let resource = Resource { kind: "config".into(), name: "fleet.yaml".into(), content: text.as_bytes().to_vec() };
         let packed = pack(vec![resource]).unwrap();
-        let release = Release {
+        let mut release = Release {
             fleet: FleetId(self.name.clone()),
             epoch: Epoch(0),
             revision: Revision(revision),
@@ -87,7 +106,9 @@ impl Fleet {
             created_at_unix_ms: 0,
             producer: "test".into(),
         };
-        let envelope = release.sign(&[&self.key]);
+        change(&mut release);
+        let keys: Vec<&SigningKey> = std::iter::once(&self.key).chain(&self.second).collect();
+        let envelope = release.sign(&keys);
         let digest = Digest::of(&envelope.payload);
         let mut blobs: BTreeMap<_, _> = packed.chunks.into_iter().collect();
         blobs.insert(packed.manifest_digest, packed.manifest);
