@@ -7,6 +7,7 @@ use sealane_model::plan::Plan;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Auth;
+use crate::bucket::Bucket;
 use crate::clock::Clock;
 use crate::fleet::Live;
 use crate::metric::Counters;
@@ -35,6 +36,8 @@ pub(crate) struct App {
     pub(crate) default_plan: Plan,
     /// People beside the author who must approve a publish.
     pub(crate) approvals_min: u32,
+    /// How fast agents may open subscriptions.
+    pub(crate) subscriptions: Bucket,
     /// Rego policies that every config must keep.
     pub(crate) policy_dir: Option<PathBuf>,
     /// The data directory.

@@ -5,10 +5,12 @@
 
 // A process and its directory.
 mod backup;
+mod bucket;
 mod clock;
 mod error;
 mod file;
 mod home;
+mod incoming;
 mod pki;
 mod serve;
 mod settings;

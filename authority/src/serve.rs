@@ -25,10 +25,12 @@ use tracing::{error, info, warn};
 
 use crate::app::App;
 use crate::auth::{Auth, AuthLayer};
+use crate::bucket::Bucket;
 use crate::clock::{Clock, wall_ms};
 use crate::fleet::Live;
 use crate::home::{FirstStart, Home, HomeError};
 use crate::http::{self, HttpTls};
+use crate::incoming::{CONNECTIONS_MAX, Incoming};
 use crate::metric::Counters;
 use crate::pki::{KeyedCertificate, PkiError};
 use crate::policy::{self, PolicyError};
@@ -51,6 +53,10 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 256;
 /// Longest request head, in bytes.
 const HEAD_BYTES_MAX: u32 = 32 << 10;
+/// Agents that may open a subscription at once, and a second after that: a fleet that comes back all at once is let in
+/// over half a minute. Those who must wait come again with full jitter.
+const SUBSCRIPTIONS_BURST: u32 = 500;
+const SUBSCRIPTIONS_PER_SECOND: u32 = 400;
 /// What is under way may take this long to finish when the authority stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -301,6 +307,7 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
         clock,
         default_plan: settings.default_plan.clone().unwrap_or_default(),
         approvals_min: settings.approvals_min,
+        subscriptions: Bucket::new(SUBSCRIPTIONS_PER_SECOND, SUBSCRIPTIONS_BURST),
         policy_dir: settings.policy_dir.clone(),
         folder: home.folder.clone(),
         trust_change: tokio::sync::Mutex::new(()),
@@ -371,6 +378,7 @@ async fn serve_grpc(
     }
     let router = server.layer(AuthLayer { auth: Arc::clone(&app.auth), clock: app.clock }).add_routes(routes);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(60)));
+    let incoming = Incoming::new(incoming, CONNECTIONS_MAX);
     let stop = app.stop.clone();
     tasks.spawn(async move {
         if let Err(error) = router.serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await {

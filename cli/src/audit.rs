@@ -1,12 +1,17 @@
 //! `sealane audit`: the hash-chained record of every change.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
+use sealane_model::audit::{Entry, follow};
 use sealane_proto::v1;
 
 use crate::args::{Format, OutputArgs};
 use crate::client::{ClientArgs, Server};
 use crate::duration;
 use crate::exit::{Exit, Failure};
+use crate::keyfile;
 use crate::printer::Printer;
 use crate::table::Table;
 
@@ -14,7 +19,8 @@ const EXAMPLES: &str = "\
 Examples:
   sealane audit list
   sealane audit list -o json | jq -r '.entries[].action'
-  sealane audit verify             check that nothing was edited or removed";
+  sealane audit verify             check that nothing was edited or removed
+  sealane audit export > audit.jsonl";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -23,10 +29,19 @@ Examples:
 
 const VERIFY_EXAMPLES: &str = "\
 Examples:
-  sealane audit verify";
+  sealane audit verify                       the authority checks its own log
+  sealane audit verify audit.jsonl           an export, checked here
+  sealane audit verify audit.jsonl --head 3f…";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  sealane audit export > audit.jsonl
+  sealane audit export --out audit.jsonl && sealane audit verify audit.jsonl";
 
 /// Entries shown unless asked otherwise.
 const LIST_DEFAULT: u32 = 100;
+/// A million entries.
+const EXPORT_BYTES_MAX: u64 = 1 << 30;
 /// The authority's largest page.
 const PAGE_MAX: u32 = 1000;
 
@@ -51,9 +66,23 @@ enum AuditCommand {
         #[arg(long, value_name = "N", default_value_t = LIST_DEFAULT, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
     },
-    /// Check the chain
+    /// Check the chain, at the authority or in an export
     #[command(before_help = VERIFY_EXAMPLES)]
-    Verify,
+    Verify {
+        /// What `audit export` wrote; checked here, without a network
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+        /// The export must lead to this head, such as one noted down before
+        #[arg(long, value_name = "HASH", requires = "file")]
+        head: Option<String>,
+    },
+    /// Write every entry as a line of JSON
+    #[command(before_help = EXPORT_EXAMPLES)]
+    Export {
+        /// Where to [default: stdout]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 /// Runs `sealane audit`.
@@ -61,11 +90,15 @@ enum AuditCommand {
 /// # Errors
 /// As the exit table says; a broken chain is [`Exit::Failed`].
 pub async fn run(args: &AuditArgs, printer: &Printer) -> Result<(), Failure> {
-    let server = args.client.connect(printer).await?;
     let format = args.output.output;
+    if let AuditCommand::Verify { file: Some(file), head } = &args.command {
+        return verify_file(file, head.as_deref(), format, printer);
+    }
+    let server = args.client.connect(printer).await?;
     match &args.command {
         AuditCommand::List { limit } => list(&server, *limit, format, printer).await,
-        AuditCommand::Verify => verify(&server, format, printer).await,
+        AuditCommand::Verify { .. } => verify(&server, format, printer).await,
+        AuditCommand::Export { out } => export(&server, out.as_deref(), printer).await,
     }
 }
 
@@ -112,6 +145,85 @@ async fn list(server: &Server, limit: u32, format: Format, printer: &Printer) ->
         printer.talk(&format!("there are more than {limit}; --limit N shows more"));
     }
     Ok(())
+}
+
+/// Every entry, oldest first, each as it is hashed.
+async fn export(server: &Server, out: Option<&Path>, printer: &Printer) -> Result<(), Failure> {
+    let cannot = |path: &Path| {
+        let text = format!("cannot write `{}`", path.display());
+        move |error: std::io::Error| Failure::new(Exit::Failed, text.clone()).because(error)
+    };
+    let mut file = match out {
+        Some(path) => Some((path, std::fs::File::create(path).map_err(cannot(path))?)),
+        None => None,
+    };
+    let (mut page_token, mut count) = (String::new(), 0_u64);
+    loop {
+        let request = v1::ListAuditRequest { page_size: PAGE_MAX, page_token };
+        let page = server.call(server.audit().list_audit(request)).await?;
+        let mut text = String::new();
+        for one in &page.entries {
+            let line = serde_json::to_string(&entry(one))
+                .map_err(|error| Failure::new(Exit::Failed, "cannot write an entry").because(error))?;
+            text.push_str(&line);
+            text.push('\n');
+        }
+        match &mut file {
+            Some((path, file)) => file.write_all(text.as_bytes()).map_err(cannot(path))?,
+            None => printer.text(&text)?,
+        }
+        count += page.entries.len() as u64;
+        page_token = page.next_page_token;
+        if page_token.is_empty() || page.entries.is_empty() {
+            break;
+        }
+    }
+    if let Some((path, _)) = file {
+        printer.talk(&format!("{count} entries are in {}", path.display()));
+    }
+    Ok(())
+}
+
+fn entry(one: &v1::AuditEntry) -> Entry {
+    let at = one.at.unwrap_or_default();
+    Entry {
+        sequence: one.sequence,
+        at_unix_ms: at.seconds * 1000 + i64::from(at.nanos) / 1_000_000,
+        actor: one.actor.clone(),
+        action: one.action.clone(),
+        subject: one.subject.clone(),
+        digest: one.digest.clone(),
+        detail: one.detail.clone(),
+        hash: one.hash.clone(),
+    }
+}
+
+/// Follows the chain of an export from its first line.
+fn verify_file(path: &Path, head: Option<&str>, format: Format, printer: &Printer) -> Result<(), Failure> {
+    let text = keyfile::read(path, EXPORT_BYTES_MAX)?;
+    let mut entries = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let entry: Entry = serde_json::from_str(line).map_err(|error| {
+            let place = format!("`{}` line {} is no entry of an audit log", path.display(), number + 1);
+            Failure::new(Exit::Invalid, place).because(error)
+        })?;
+        entries.push(entry);
+    }
+    let broken = |at: u64| {
+        Failure::new(Exit::Failed, "the audit record does not follow from itself: it was edited or cut")
+            .hint(format!("entry {at} is the first that does not follow; compare with a backup"))
+    };
+    let newest = follow(0, None, &entries).map_err(broken)?.map(|digest| digest.to_string()).unwrap_or_default();
+    if head.is_some_and(|head| !newest.eq_ignore_ascii_case(head)) {
+        return Err(Failure::new(Exit::Failed, format!("it is whole in itself, but leads to the head {newest}"))
+            .hint("entries at its end are missing, or it is the log of another fleet"));
+    }
+    let value = serde_json::json!({ "intact": true, "entries": entries.len(), "head": newest });
+    match format {
+        Format::Json | Format::Yaml => printer.value(format, &value),
+        Format::Name => printer.data("intact"),
+        Format::Human | Format::Wide => printer.text(&format!("intact: {} entries, head {newest}\n", entries.len())),
+    }
 }
 
 async fn verify(server: &Server, format: Format, printer: &Printer) -> Result<(), Failure> {

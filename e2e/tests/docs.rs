@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 const REQUIREMENTS: &str = "REQUIREMENTS";
 const INVARIANTS: &str = "INVARIANTS";
 const FAILURES: &str = "FAILURES";
+const ATTACKS: &str = "ATTACKS";
 const CRATES: [&str; 7] = ["model", "proto", "authority", "agent", "proxy", "cli", "e2e"];
 
 #[test]
@@ -30,7 +31,7 @@ fn every_test_that_a_page_names_exists() {
 fn every_row_has_an_id_and_a_test() {
     let tests = Tests::find();
     let mut wrong = Vec::new();
-    for page in [REQUIREMENTS, INVARIANTS, FAILURES] {
+    for page in [REQUIREMENTS, INVARIANTS, FAILURES, ATTACKS] {
         let mut ids = BTreeSet::new();
         for row in rows(&read(&docs().join(format!("{page}.md")))) {
             let Some(column) = row.header.iter().position(|cell| cell == "Test") else { continue };

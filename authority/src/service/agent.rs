@@ -76,6 +76,10 @@ impl AgentService for Agents {
         let caller = caller(&request)?;
         let hello = request.into_inner();
         caller.speaks_for(&hello.agent_id, &hello.region)?;
+        self.0.subscriptions.take(self.0.clock.now_ms()).map_err(|wait| {
+            let message = format!("many agents come back at once: try again in {} ms", wait.as_millis());
+            status(Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", message)
+        })?;
         let stream = subscribe(Arc::clone(&self.0), hello)?;
         self.0.rollouts.wake();
         Ok(Response::new(stream))

@@ -6,6 +6,7 @@ mod backend;
 mod fake;
 mod fleet;
 mod help;
+mod keys;
 mod offline;
 mod publish;
 mod rollout;
