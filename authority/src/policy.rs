@@ -202,5 +202,6 @@ fn document(text: &str) -> Value {
     serde_saphyr::from_str(text).unwrap_or(Value::Null)
 }
 
-#[cfg(all(test, feature = "policy"))]
+#[cfg(test)]
+#[cfg(feature = "policy")]
 mod tests;
