@@ -95,7 +95,7 @@ fn address(app: &App, desired: &Arc<Desired>, root_version: u32) -> v1::DesiredS
             paused: candidate.paused,
         }),
         withdrawn: desired.withdrawn.iter().map(|digest| digest.to_vec()).collect(),
-        sandbox: desired.sandbox.as_ref().map(|head| (&head.release).into()),
+        sandbox: desired.sandbox.as_ref().map(|head| app.signer.freshen_release(head.release.clone()).into()),
         cordoned: desired.cordoned.clone(),
     }
 }

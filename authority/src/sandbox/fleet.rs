@@ -144,7 +144,12 @@ impl FleetDesk {
         };
         let not_signed = |error: sealane_model::verify::VerifyError| SandboxError::NotSigned(error.to_string());
         self.signer.plan_floor().admit(&statement).map_err(not_signed)?;
-        let release = self.signer.release(&statement).map_err(not_signed)?;
+        let drawn = self.signer.release(&statement).map_err(not_signed)?;
+        // A person cannot sign each route of a sandbox: with a second key asked for, there are no sandbox routes.
+        let release = drawn.verified.ok_or_else(|| {
+            let why = "releases of this fleet need signatures of people, and sandbox routes cannot wait for them";
+            SandboxError::NotSigned(why.to_owned())
+        })?;
         let row = SandboxReleaseRow {
             revision,
             epoch: epoch.0,
