@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use self::automata::Automata;
+use self::cache::{CacheRules, CacheScratch};
 use self::conditions::Conditions;
 use self::host::Names;
 use self::path::Normal;
@@ -27,6 +28,7 @@ pub use self::explain::{Explanation, Tried};
 pub(crate) use self::shadow::shadowed;
 
 mod automata;
+mod cache;
 mod compile;
 mod conditions;
 mod explain;
@@ -113,6 +115,7 @@ pub struct RouteTable {
     /// By rank.
     ranked: Vec<Ranked>,
     rewrites: Rewrites,
+    cache_rules: CacheRules,
     /// Tells this table's scratches from those of another.
     identity: Arc<()>,
 }
@@ -136,6 +139,7 @@ pub struct Scratch {
     groups: Vec<Group>,
     patterns: PatternScratch,
     rewrites: RewriteScratch,
+    cache_rules: CacheScratch,
 }
 
 impl RouteTable {
@@ -156,6 +160,7 @@ impl RouteTable {
             groups: Vec::new(),
             patterns: PatternScratch::new(&self.automata),
             rewrites: self.rewrites.scratch(),
+            cache_rules: self.cache_rules.scratch(),
         }
     }
 
@@ -202,6 +207,20 @@ impl RouteTable {
         if !self.rewrites.write(route, normal_path(*normal, head, path), rewrites, out) {
             out.extend(head.path.as_bytes());
         }
+    }
+
+    /// The cache rule for a request that goes to `route`, an index into [`crate::config::Cache::rules`]: the first in the
+    /// order of the file that fits by route and path. Must follow a [`Self::decide`] of the same `head` and `scratch`.
+    pub fn cache_rule(&self, route: RouteIndex, head: &RequestHead<'_>, scratch: &mut Scratch) -> Option<usize> {
+        scratch.fit(self);
+        let Scratch { path, normal, cache_rules, .. } = scratch;
+        self.cache_rules.find(route, normal_path(*normal, head, path), cache_rules)
+    }
+
+    /// Whether any cache rule may hold for requests that go to `route`.
+    #[must_use]
+    pub fn may_cache(&self, route: RouteIndex) -> bool {
+        self.cache_rules.concern(route)
     }
 
     fn search<O: Observer>(&self, head: &RequestHead<'_>, scratch: &mut Scratch, observer: &mut O) -> Decision {

@@ -11,7 +11,7 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use sealane_model::config::ListenAddress;
 use serde_json::{Value, json};
@@ -29,6 +29,7 @@ use crate::serve::StartError;
 use crate::settings::AdminSettings;
 use crate::shared::{Shared, Stage};
 
+mod cache;
 mod live;
 mod tls;
 
@@ -112,6 +113,9 @@ fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router 
         .route("/api/v2/config/current", get(current))
         .route("/api/v2/drain", get(drain_state).post(drain))
         .route("/api/v2/pools/{id}/health", get(pool_health))
+        .route("/api/v2/cache/stats", get(cache::stats))
+        .route("/api/v2/cache/purge", post(cache::purge))
+        .route("/admin/cache/{domain}", delete(cache::purge_domain))
         .route("/api/v2/breakers", get(live::breakers))
         .route("/api/v2/traffic/canary", get(live::traffic))
         .with_state(Arc::clone(shared))

@@ -22,9 +22,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use sealane_model::config::{self, Config, PolicyId, RateLimitKey};
+use sealane_model::decide::RouteTable;
 use sealane_model::problem::Problem;
 
 use crate::answer::Local;
+use crate::cache::rules;
+use crate::cache::stage::CacheStage;
 use crate::connection::PeerTls;
 use crate::http1::field::Fields;
 use crate::jwks::Place;
@@ -80,6 +83,8 @@ pub(crate) enum Stage {
     Redirect(Arc<Redirect>),
     /// The share of requests, 0 to 100, that get a line in the access log.
     AccessLog(f64),
+    /// Looks for a stored answer. Comes last.
+    Cache(Arc<CacheStage>),
 }
 
 /// How a stage wants to go on.
@@ -138,8 +143,16 @@ impl Chains {
         if problems.is_empty() { Ok(Self(chains)) } else { Err(problems) }
     }
 
-    /// What `route` does with a request: its chain, and at the start of that the limit of its policy; `None`: nothing.
-    pub(crate) fn admission(&self, route: &config::Route, live: &Live) -> Option<Box<Admission>> {
+    /// What the route with this number does with a request: its chain, at the start of that the limit of its policy, and
+    /// at the end the look into the cache; `None`: nothing.
+    pub(crate) fn admission(
+        &self,
+        config: &Config,
+        index: usize,
+        table: &RouteTable,
+        live: &Live,
+    ) -> Option<Box<Admission>> {
+        let route = &config.routes[index];
         let links = route.middleware.map(|chain| self.0[chain].as_slice()).unwrap_or_default();
         let limit = |config: &config::RateLimit, name: &str| {
             Stage::RateLimit(Arc::new(RateLimit::compile(config, live.limiter(&route.id.0, name))))
@@ -167,6 +180,9 @@ impl Chains {
         if plan.is_some_and(|plan| plan.stable != route.pool || plan.canary.is_some() || plan.cohorts.is_some()) {
             stages.insert(0, Stage::TrafficSide);
         }
+        // What is stored is served whatever else goes on; a place is for who goes to an endpoint.
+        let cache = CacheStage::new(index, rules::compile(config, index, table));
+        stages.extend(cache.map(|cache| Stage::Cache(Arc::new(cache))));
         if plan.is_some_and(|plan| plan.overload.is_some()) {
             stages.push(Stage::TrafficPlace);
         }
@@ -209,6 +225,15 @@ impl Admission {
             Stage::Compression(stage) => Some(&**stage),
             _ => None,
         })
+    }
+
+    /// The fingerprints of its cache rules.
+    pub(crate) fn fingerprints(&self) -> impl Iterator<Item = u64> {
+        let stages = self.stages.iter().filter_map(|stage| match stage {
+            Stage::Cache(stage) => Some(stage),
+            _ => None,
+        });
+        stages.flat_map(|stage| stage.rules()).map(|rule| rule.fingerprint)
     }
 
     /// Runs the stages from number `first` on. Their edits are left in the record.
@@ -265,6 +290,7 @@ impl Stage {
             Self::Compression(stage) => stage.look(seen, edits),
             Self::Redirect(stage) => return stage.admit(seen),
             Self::AccessLog(percent) => edits.unlogged |= !is_sampled(*percent, seen.worker.random()),
+            Self::Cache(stage) => return stage.admit(seen, edits),
         }
         Step::Continue
     }

@@ -387,9 +387,12 @@ fn write_head(
         Ends::WithLastChunk => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
         Ends::WithConnection => {}
     }
-    out.extend_from_slice(b"Date: ");
-    worker.write_http_date(out);
-    out.extend_from_slice(b"\r\n");
+    // A stored answer is as old as it says.
+    if !edits::lines(lines).any(|line| edits::name_of(line).eq_ignore_ascii_case(b"date")) {
+        out.extend_from_slice(b"Date: ");
+        worker.write_http_date(out);
+        out.extend_from_slice(b"\r\n");
+    }
     connection_line(out, manner.version, manner.after == After::Reuse);
     out.extend_from_slice(b"\r\n");
 }

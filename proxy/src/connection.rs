@@ -429,14 +429,36 @@ impl Connection {
 
     async fn answer(&mut self, worker: &Rc<Worker>, answer: Box<Answer>) -> After {
         let Answer { mut record, bytes, content, mut after } = *answer;
-        self.send_all(worker, bytes).await;
-        if let Some(content) = content
-            && self.send_pieces(worker, content, &mut record).await.is_none()
-        {
+        if !self.send_answer(worker, bytes, content, &mut record).await {
             after = After::Reset;
         }
         record.finish(worker, Moment::now());
         after
+    }
+
+    /// Sends an answer of the proxy's own: what is at hand in one write, then the rest of its content. Whether all of it
+    /// came.
+    pub(crate) async fn send_answer(
+        &mut self,
+        worker: &Worker,
+        mut bytes: Vec<u8>,
+        mut content: Option<Streamed>,
+        record: &mut Record,
+    ) -> bool {
+        if let Some(streamed) = &mut content {
+            let first = poll_fn(|cx| Poll::Ready(streamed.poll_piece(cx, &mut bytes))).await;
+            record.response_bytes = streamed.bytes();
+            match first {
+                Poll::Ready(Ok(false)) => content = None,
+                Poll::Ready(Ok(true)) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return false,
+            }
+        }
+        self.send_all(worker, bytes).await;
+        match content {
+            Some(content) => self.send_pieces(worker, content, record).await.is_some(),
+            None => true,
+        }
     }
 
     /// Sends content that comes in pieces. `None`: not to its end.

@@ -93,6 +93,7 @@ categories! {
     NoHealthyUpstream, 503, Upstream, "no_healthy_upstream", "no healthy upstream";
     PluginTimeout, 503, Upstream, "plugin_timeout", "a plugin did not answer in time";
     PluginUnavailable, 503, Upstream, "plugin_unavailable", "a plugin is unavailable";
+    NotCached, 504, Downstream, "not_cached", "only a stored answer was asked for, and there is none";
     UpstreamTimeout, 504, Upstream, "upstream_timeout", "the upstream did not answer in time";
     RequestTimeout, 504, Upstream, "request_timeout", "the request took too long";
 }

@@ -15,7 +15,7 @@ use std::{future::poll_fn, mem};
 
 use sealane_model::config::Scheme;
 
-use crate::answer::{Manner, Refusal};
+use crate::answer::{Local, Manner, Refusal};
 use crate::breaker::Permit;
 use crate::clock::Moment;
 use crate::connection::{After, Connection};
@@ -44,8 +44,10 @@ use crate::worker::Worker;
 mod compress;
 mod deadline;
 mod download;
+mod fill;
 mod head;
 mod hedge;
+pub(crate) mod refresh;
 mod retry;
 mod upload;
 
@@ -164,6 +166,18 @@ impl Flight {
             (Arc::clone(live), worker.index)
         });
         Self { connections, busy }
+    }
+}
+
+impl Flight {
+    /// The same, counted once more.
+    fn again(&self) -> Self {
+        self.connections.cells.in_flight.add(1);
+        let busy = self.busy.as_ref().map(|(live, thread)| (Arc::clone(live), *thread));
+        if let Some(busy) = busy.as_ref().and_then(|(live, thread)| live.busy_cell(*thread)) {
+            busy.add(1);
+        }
+        Self { connections: Rc::clone(&self.connections), busy }
     }
 }
 
@@ -297,8 +311,10 @@ impl Exchange {
                 Err(failure) => self.try_again(failure, &connection.peer, worker)?,
             }
         };
-        if answered == Answered::Upgraded {
-            return Box::pin(upgrade::relay(self, connection, worker)).await;
+        match answered {
+            Answered::Final => {}
+            Answered::Upgraded => return Box::pin(upgrade::relay(self, connection, worker)).await,
+            Answered::Stored(local) => return Ok(Box::pin(self.answer_locally(connection, worker, *local)).await),
         }
         poll_fn(|cx| self.poll_bodies(cx, connection, worker)).await?;
         Ok(match (self.keeps_client, self.upload.is_done()) {
@@ -380,6 +396,14 @@ impl Exchange {
     /// There is no answer to pass on, or no more of it.
     async fn give_up(&mut self, connection: &mut Connection, worker: &Rc<Worker>, failure: Failure) -> After {
         self.upstream = None;
+        if !self.answered
+            && (failure.kind.is_upstream() || failure.kind == FailureKind::RequestTimeout)
+            && let Some(edits) = &mut self.record.edits
+            && let Some(local) = edits.cache.take().and_then(|task| task.on_failure(worker))
+        {
+            edits.notes.cache = "stale";
+            return Box::pin(self.answer_locally(connection, worker, local)).await;
+        }
         let category = failure.kind.category();
         if self.answered && failure.kind.is_upstream() {
             self.note_attempt(Attempt::Failed, worker);
@@ -395,6 +419,24 @@ impl Exchange {
         let bytes = self.compose_refusal(worker, &failure);
         Box::pin(connection.send_all(worker, bytes)).await;
         if self.keep_alive && self.upload.is_done() && !worker.is_draining() { After::Reuse } else { After::Linger }
+    }
+
+    /// The client gets what the cache has.
+    async fn answer_locally(&mut self, connection: &mut Connection, worker: &Rc<Worker>, local: Local) -> After {
+        self.answered = true;
+        let after = self.after_answer(worker);
+        let manner = Manner { head: self.asked == Asked::Head, grpc: self.nature.grpc, version: self.version, after };
+        let (bytes, content, after) = local.compose(worker, &mut self.record, manner);
+        if connection.send_answer(worker, bytes, content, &mut self.record).await { after } else { After::Reset }
+    }
+
+    /// What becomes of the client's connection after an answer of the proxy's own.
+    fn after_answer(&self, worker: &Worker) -> After {
+        if self.upload.is_done() && !worker.is_draining() {
+            if self.keep_alive { After::Reuse } else { After::Close }
+        } else {
+            After::Linger
+        }
     }
 
     fn compose_refusal(&mut self, worker: &Worker, failure: &Failure) -> Vec<u8> {

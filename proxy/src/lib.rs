@@ -54,6 +54,9 @@ mod stream;
 mod timer;
 mod upstream;
 
+// Answers that are kept.
+pub mod cache;
+
 // What goes on beside them.
 mod access_log;
 mod admin;

@@ -67,6 +67,19 @@ pub(crate) const STATUSES: [u16; 34] = [
 /// Classes that statuses without a series of their own count under.
 pub(crate) const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "other"];
 
+/// What the cache made of a request, in the log and in metrics.
+pub(crate) const CACHE_RESULTS: [&str; 9] = [
+    "hit",
+    "miss",
+    "stale",
+    "revalidated",
+    "bypass",
+    "not_cacheable",
+    "coalesce_follower",
+    "coalesce_breakaway",
+    "store_failed",
+];
+
 /// What is counted of the requests of one route that went to one pool.
 #[derive(Debug)]
 pub(crate) struct LaneCells {
@@ -76,6 +89,10 @@ pub(crate) struct LaneCells {
     pub(crate) response_bytes: Histogram<{ SIZE_EDGES.len() + 1 }>,
     /// By [`RetryOutcome`].
     pub(crate) retries: [Count; 3],
+    /// By the place of the word in [`CACHE_RESULTS`].
+    pub(crate) cache: [Count; CACHE_RESULTS.len()],
+    /// Requests that wait for somebody else's answer.
+    pub(crate) cache_waiters: Count,
 }
 
 impl Default for LaneCells {
@@ -86,6 +103,8 @@ impl Default for LaneCells {
             request_bytes: Histogram::default(),
             response_bytes: Histogram::default(),
             retries: Default::default(),
+            cache: Default::default(),
+            cache_waiters: Count::default(),
         }
     }
 }
@@ -142,6 +161,8 @@ pub(crate) struct ThreadCells {
     /// By [`Reject`].
     pub(crate) tokens_refused: [Count; Reject::ALL.len()],
     pub(crate) tokens_without_keys: Count,
+    pub(crate) cache_hits: Count,
+    pub(crate) cache_misses: Count,
 }
 
 impl Default for ThreadCells {
@@ -163,6 +184,8 @@ impl Default for ThreadCells {
             tokens_accepted: Count::default(),
             tokens_refused: Default::default(),
             tokens_without_keys: Count::default(),
+            cache_hits: Count::default(),
+            cache_misses: Count::default(),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::time;
 use tracing::info;
 
 use crate::admin::AdminListener;
+use crate::cache::{CacheStats, Purge, PurgeError};
 use crate::drain;
 use crate::exposition;
 use crate::health::Health;
@@ -248,6 +249,22 @@ impl Proxy {
         self.inner.ask_all(Order::Adopt).await;
     }
 
+    /// What is stored in the cache, and what it was good for.
+    #[must_use]
+    pub fn cache_stats(&self) -> CacheStats {
+        self.inner.shared.cache_stats()
+    }
+
+    /// Takes stored answers out of the cache. How many they were.
+    ///
+    /// What is being fetched at the moment is not stored. Looks at every stored answer, a few milliseconds for a million.
+    ///
+    /// # Errors
+    /// What is meant cannot be read.
+    pub fn purge_cache(&self, purge: &Purge) -> Result<u64, PurgeError> {
+        self.inner.shared.cache.purge(purge)
+    }
+
     /// Opens the access log's file anew, after a rotation.
     pub fn reopen_log(&self) {
         self.inner.shared.log.reopen();
@@ -336,6 +353,9 @@ impl Inner {
         assign(&mut snapshot, &sockets);
         let names: Vec<String> = snapshot.listeners.iter().map(|listener| listener.name.clone()).collect();
         let snapshot = Arc::new(snapshot);
+        let admissions = snapshot.routes.iter().filter_map(|route| route.admission.as_ref());
+        let fingerprints = admissions.flat_map(|admission| admission.fingerprints()).collect();
+        self.shared.cache.adopt(snapshot.config.cache.as_ref().map(|cache| &cache.store), fingerprints);
         if let Some(before) = self.shared.current.swap(Arc::clone(&snapshot)) {
             self.background.handle().spawn(retire(before));
         }

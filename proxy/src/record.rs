@@ -18,7 +18,7 @@ use crate::http1::field::{Fields, Known};
 use crate::http1::framing::Version;
 use crate::http1::request_head::RequestHead;
 use crate::http1::write::decimal;
-use crate::metrics::{DURATION_EDGES_US, SIZE_EDGES};
+use crate::metrics::{CACHE_RESULTS, DURATION_EDGES_US, SIZE_EDGES};
 use crate::view::View;
 use crate::worker::Worker;
 
@@ -122,11 +122,18 @@ impl Record {
         lane.duration_us.record(&DURATION_EDGES_US, duration_us);
         lane.request_bytes.record(&SIZE_EDGES, self.request_bytes);
         lane.response_bytes.record(&SIZE_EDGES, self.response_bytes);
+        if let Some(note) = self.edits.as_ref().map(|edits| edits.notes.cache).filter(|note| !note.is_empty())
+            && let Some(place) = CACHE_RESULTS.iter().position(|result| *result == note)
+        {
+            lane.cache[place].add(1);
+        }
         let revision = &self.view.revision;
         revision.requests.add(1);
         revision.latency[latency::bucket(duration_us)].add(1);
         let proxy_failed = self.reason.is_some_and(|reason| reason.fault() != Fault::Downstream);
-        if self.status >= 500 || proxy_failed {
+        // Whoever asks only for what is stored takes that there may be nothing.
+        let asked_for = self.reason == Some(Category::NotCached);
+        if (self.status >= 500 && !asked_for) || proxy_failed {
             revision.failed.add(1);
         } else if self.status >= 400 {
             revision.client_errors.add(1);

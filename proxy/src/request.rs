@@ -17,6 +17,7 @@ use crate::admission::{Admitted, Suspended, Then};
 use crate::answer::{self, Local, Manner, Refusal, Streamed};
 use crate::balance::{NoEndpoint, Pick, fnv, mix};
 use crate::breaker::{Permit, State};
+use crate::cache;
 use crate::clock::Moment;
 use crate::connection::{After, Peer};
 use crate::error::Category;
@@ -155,6 +156,11 @@ fn pass(
             }
         }
     }
+    if view.snapshot.caches
+        && let Some(task) = cache::stage::invalidation(&worker.shared.cache, request)
+    {
+        record.edit(worker).cache = Some(task);
+    }
     let compiled = &view.snapshot.routes[route];
     let pool = record.edits.as_ref().and_then(|edits| edits.pool);
     record.target = pool.and_then(|pool| compiled.target_of(pool)).unwrap_or(0);
@@ -164,7 +170,16 @@ fn pass(
             let consumed = Exchange::begin(&mut slot, cx, worker, record, route, picked, request, fields);
             (Begun::Forwarded(slot), consumed)
         }
-        Err(refusal) => (answered(worker, record, request, &refusal), request.head.length),
+        Err(refusal) => {
+            let task = record.edits.as_mut().and_then(|edits| edits.cache.take());
+            match task.and_then(|task| task.on_failure(worker)) {
+                Some(local) => {
+                    record.edit(worker).notes.cache = "stale";
+                    (answered_locally(worker, record, request, local), request.head.length)
+                }
+                None => (answered(worker, record, request, &refusal), request.head.length),
+            }
+        }
     }
 }
 
@@ -255,7 +270,8 @@ pub(crate) struct Picked {
     pub(crate) hash: u64,
 }
 
-fn pick<'a>(
+/// Picks an endpoint of the pool with this number.
+pub(crate) fn pick<'a>(
     worker: &Worker,
     record: &mut Record,
     route: usize,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
 use crate::access_log::LogWriter;
+use crate::cache::{Cache, CacheStats};
 use crate::current::Current;
 use crate::exposition::Others;
 use crate::live::Live;
@@ -23,6 +24,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) log: LogWriter,
     pub(crate) clients: Clients,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) others: Others,
     stage: AtomicU8,
     /// Somebody asked this process to drain.
@@ -52,6 +54,7 @@ impl Shared {
             registry: Registry::new(threads),
             log,
             clients: Clients::default(),
+            cache: Arc::default(),
             others: Others::default(),
             stage: AtomicU8::new(0),
             drain_asked: Notify::new(),
@@ -65,6 +68,14 @@ impl Shared {
             2 => Stage::Draining,
             _ => Stage::Drained,
         }
+    }
+
+    /// What is stored, and what became of requests to cached routes.
+    pub(crate) fn cache_stats(&self) -> CacheStats {
+        let threads = &self.registry.threads;
+        let hits = threads.iter().map(|cells| cells.cache_hits.value()).sum();
+        let misses = threads.iter().map(|cells| cells.cache_misses.value()).sum();
+        self.cache.stats(hits, misses)
     }
 
     /// Stages only go forward.

@@ -38,6 +38,8 @@ pub(crate) struct Snapshot {
     pub(crate) tag: RevisionTag,
     pub(crate) config: Arc<Config>,
     pub(crate) table: RouteTable,
+    /// There are cache rules.
+    pub(crate) caches: bool,
     /// Parallel to the config's.
     pub(crate) routes: Vec<CompiledRoute>,
     /// Parallel to the config's.

@@ -277,10 +277,11 @@ pub struct CacheRule {
     pub route: Option<RouteIndex>,
     /// Requests with this path.
     pub path: PathMatch,
-    /// Upper case. Default GET and HEAD.
+    /// GET, HEAD or both, which is the default.
     pub methods: Vec<String>,
-    /// Statuses that are stored.
-    pub status: Vec<u16>,
+    /// Statuses that are stored. `None`: those that the answer itself makes cacheable (RFC 9111 §3); `ttl` then counts
+    /// for 200 alone.
+    pub status: Option<Vec<u16>>,
     /// Freshness where the answer states none.
     pub ttl: Option<Duration>,
     /// Lower-case names that take part in the key.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foldhash::fast::FixedState;
 
 use super::automata::AutomataBuilder;
+use super::cache::CacheRules;
 use super::conditions::Conditions;
 use super::host::Names;
 use super::paths::{Candidate, Group, PathsBuilder, small};
@@ -39,6 +40,7 @@ pub(super) fn compile(config: &Config) -> RouteTable {
         sandbox_hosts: sandbox_hosts(config),
         ranked,
         rewrites: Rewrites::compile(config),
+        cache_rules: CacheRules::compile(config),
         identity: Arc::new(()),
     }
 }

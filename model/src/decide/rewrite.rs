@@ -148,7 +148,7 @@ fn matched_prefix_bytes(condition: &PathMatch) -> usize {
     }
 }
 
-fn compile_regex(pattern: &Pattern) -> Regex {
+pub(super) fn compile_regex(pattern: &Pattern) -> Regex {
     Regex::builder()
         .configure(Regex::config().utf8_empty(false).nfa_size_limit(None))
         .build_from_hir(&syntax::parse(pattern))

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::config::{
-    Config, HeaderCondition, HostCondition, HostMatch, Limits, Logging, Metrics, PathMatch, Pattern, Policy, Position,
-    QueryCondition, Rewrite, Route, RouteId, Sandboxes, Shutdown,
+    Cache, CacheRule, CacheStore, Config, HeaderCondition, HostCondition, HostMatch, Limits, Logging, Metrics,
+    PathMatch, Pattern, Policy, Position, QueryCondition, Rewrite, Route, RouteId, Sandboxes, Shutdown,
 };
 
 mod agreement;
@@ -420,4 +420,58 @@ fn a_scratch_of_another_table_is_replaced() {
     assert_eq!(old.decide(&get("a", "/r0/1"), &mut scratch), Decision::Route(0));
     assert_eq!(new.decide(&get("a", "/r19/1"), &mut scratch), Decision::Route(19));
     assert_eq!(old.decide(&get("a", "/r0/1"), &mut scratch), Decision::Route(0));
+}
+
+#[test]
+fn the_first_cache_rule_that_fits_by_route_and_path_holds() {
+    let rule = |route, path| CacheRule {
+        route,
+        path,
+        methods: Vec::new(),
+        status: None,
+        ttl: None,
+        vary_headers: Vec::new(),
+        entry_bytes_max: None,
+        auth_aware: false,
+        coalesce: None,
+        at: Position::default(),
+    };
+    let mut config = config(vec![route(None, prefix("/a")), route(None, PathMatch::Any)]);
+    let store = CacheStore {
+        total_bytes_max: 1,
+        entries_max: 1,
+        entry_bytes_max: 1,
+        stale_while_revalidate: std::time::Duration::ZERO,
+        pre_compress: None,
+    };
+    let rules = vec![
+        rule(Some(0), exact("/a/exact")),
+        rule(None, prefix("/a/static/")),
+        rule(None, PathMatch::Regex(Pattern::from(&regex::Regex::new("[.]css$").unwrap()))),
+        rule(Some(1), PathMatch::Any),
+    ];
+    config.cache = Some(Cache { store, rules });
+    let table = RouteTable::compile(&config);
+    let mut scratch = table.scratch();
+    let mut check = |path: &str, expected: Option<usize>| {
+        let head = RequestHead { method: "GET", host: "h", path, query: None, headers: &NoHeaders };
+        let Decision::Route(route) = table.decide(&head, &mut scratch) else { panic!("{path} has a route") };
+        assert_eq!(table.cache_rule(route, &head, &mut scratch), expected, "{path}");
+    };
+    check("/a/exact", Some(0));
+    check("/a//x/../exact", Some(0));
+    check("/a/static/x", Some(1));
+    check("/a/static", None);
+    check("/a/style.css", Some(2));
+    check("/b/style.css", Some(2));
+    check("/b/other", Some(3));
+    check("/a/other", None);
+}
+
+struct NoHeaders;
+
+impl HeaderView for NoHeaders {
+    fn any_value(&self, _: &str, _: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        false
+    }
 }

@@ -111,8 +111,8 @@ fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Opt
         path: path_match(&fields, findings).unwrap_or(PathMatch::Any),
         methods: fields
             .get("methods")
-            .map_or_else(|| vec!["GET".into(), "HEAD".into()], |node| methods(node, findings)),
-        status: fields.get("status").map_or_else(|| vec![200], |node| statuses(node, findings)),
+            .map_or_else(|| vec!["GET".into(), "HEAD".into()], |node| cached_methods(node, findings)),
+        status: fields.get("status").map(|node| statuses(node, findings)),
         ttl: fields.get("ttl").and_then(|node| read::duration_or_zero(node, findings)),
         vary_headers: match fields.get("vary_headers") {
             Some(node) => read::list(node, "headers", findings)
@@ -127,7 +127,43 @@ fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Opt
         coalesce: coalesce.then_some(coalesce_timeout),
         at: node.at(),
     };
+    if enabled {
+        warn(&fields, &rule, findings);
+    }
     enabled.then_some(rule)
+}
+
+/// What works, but should be meant.
+fn warn(fields: &Fields<'_, '_>, rule: &CacheRule, findings: &mut Findings) {
+    let credentials = rule.vary_headers.iter().any(|name| matches!(name.as_str(), "authorization" | "cookie"));
+    if let Some(spot) = fields.get("vary_headers").filter(|_| credentials && !rule.auth_aware) {
+        findings
+            .warning(
+                spot,
+                "varies_on_credentials",
+                "requests with `Authorization` or `Cookie` are not cached by this rule",
+            )
+            .help("add `auth_aware: true` to store their answers apart for each");
+    }
+    if let Some(spot) = fields.get("ttl").filter(|_| rule.ttl.is_some_and(|ttl| ttl > TTL_LONG)) {
+        findings
+            .warning(spot, "long_ttl", "answers without freshness of their own stay in the cache for more than an hour")
+            .help("a mistake in what is cached lasts as long, unless it is purged");
+    }
+}
+
+/// A `ttl` above is worth a warning.
+const TTL_LONG: Duration = Duration::from_secs(3600);
+
+/// Other methods are for the endpoint alone: what they answer is not for the next who asks.
+fn cached_methods(node: &Node<'_>, findings: &mut Findings) -> Vec<String> {
+    let found = methods(node, findings);
+    if let Some(other) = found.iter().find(|method| !matches!(method.as_str(), "GET" | "HEAD")) {
+        findings
+            .error(node, "unknown_value", format!("answers to {other} are not cached"))
+            .help("a rule takes `GET`, `HEAD` or both");
+    }
+    found
 }
 
 fn statuses(node: &Node<'_>, findings: &mut Findings) -> Vec<u16> {

@@ -53,7 +53,7 @@ const TABLE: &[Support] = &[
     row(Feature::BalancerLeastConnections, "balancer `least_conn`", true, BALANCERS),
     row(Feature::BalancerPowerOfTwoChoices, "balancer `p2c`", true, BALANCERS),
     row(Feature::BalancerRandom, "balancer `random`", true, BALANCERS),
-    row(Feature::Cache, "`cache`", false, REMOVE),
+    row(Feature::Cache, "`cache`", true, REMOVE),
     row(Feature::CircuitBreaker, "`circuit_breaker`", true, REMOVE),
     row(Feature::ColdStartGate, "`cold_start_gate`", false, REMOVE),
     row(Feature::Hedge, "`hedge`", true, REMOVE),

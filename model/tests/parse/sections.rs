@@ -190,6 +190,7 @@ fn middleware_cache_and_plugins() {
     let cache = |rule: &str| top(&format!("cache: [{{ {rule} }}]"));
     values(&cache("ttl: 1s"), &["missing_key cache[0].route"]);
     values(&cache("path_prefix: /s/, status: [99]"), &["out_of_range cache[0].status[0]"]);
+    values(&cache("path_prefix: /s/, methods: [GET, POST]"), &["unknown_value cache[0].methods"]);
     values(&cache("path_prefix: /s/, ttl: 60"), &["bad_duration cache[0].ttl"]);
     values(&cache("route: nope"), &["missing_reference cache[0].route"]);
     values(&top("cache: { store: { max_total: 1MB } }"), &["out_of_range cache.store.max_total"]);

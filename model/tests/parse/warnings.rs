@@ -30,6 +30,16 @@ fn what_nothing_uses_is_named() {
 }
 
 #[test]
+fn cache_rules_that_should_be_meant_are_named() {
+    let cache = |rule: &str| top(&format!("cache: [{{ path_prefix: /, {rule} }}]"));
+    warns(&cache("auth_aware: true"), &["caches_authorised cache[0].auth_aware"]);
+    warns(&cache("vary_headers: [Authorization]"), &["varies_on_credentials cache[0].vary_headers"]);
+    warns(&cache("vary_headers: [Accept]"), &[]);
+    warns(&cache("ttl: 2h"), &["long_ttl cache[0].ttl"]);
+    warns(&cache("ttl: 1h"), &[]);
+}
+
+#[test]
 fn other_warnings() {
     warns("routes: []", &["no_routes routes"]);
     warns(&route(r#"host: "^a$""#), &["regex_in_host routes[0].host"]);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use crate::admission::Held;
+use crate::cache;
 use crate::http1::field::{Known, KnownSet};
 use crate::http1::write;
 use crate::middleware::jwt::Identity;
@@ -26,6 +27,8 @@ pub(crate) struct Edits {
     pub(crate) unlogged: bool,
     /// The id that the request takes over; empty: it keeps its own.
     request_id: Vec<u8>,
+    /// What the cache wants to know of the answer.
+    pub(crate) cache: Option<Box<cache::fill::Task>>,
     held: Vec<Held>,
 }
 
@@ -64,6 +67,7 @@ impl Edits {
         self.identity = later.identity.or(self.identity.take());
         self.takes_gzip |= later.takes_gzip;
         self.unlogged |= later.unlogged;
+        self.cache = later.cache.or(self.cache.take());
         self.held.extend(later.held);
     }
 
@@ -77,6 +81,7 @@ impl Edits {
         self.takes_gzip = false;
         self.unlogged = false;
         self.request_id.clear();
+        self.cache = None;
         self.held.clear();
     }
 }

@@ -1,16 +1,19 @@
 //! The answer on its way to the client: interim heads, the head, the body.
 
 use std::mem;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::answer::connection_line;
+use crate::answer::{Local, connection_line};
 use crate::breaker::Outcome;
+use crate::cache::entry::LinesView;
+use crate::cache::fill::{AnswerHead, Judged, Task};
 use crate::clock::Moment;
 use crate::connection::Connection;
 use crate::eject::Attempt;
 use crate::error::{Failure, FailureKind};
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, fill};
 use crate::http1::body::{Body, Coding};
 use crate::http1::field::{Fields, Known, KnownSet};
 use crate::http1::framing::{Framing, Version};
@@ -22,12 +25,14 @@ use crate::splice::{SPLICE_BYTES_MIN, SpliceError};
 use crate::worker::Worker;
 
 /// What kind of answer was passed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Answered {
     /// A final head; the body follows.
     Final,
     /// 101: both sides talk something else now.
     Upgraded,
+    /// Nothing: the client gets this, from the cache.
+    Stored(Box<Local>),
 }
 
 /// Bytes of one read while a head is expected. The rest of a large body is spliced.
@@ -43,7 +48,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut Connection,
-        worker: &Worker,
+        worker: &Rc<Worker>,
     ) -> Poll<Result<Answered, Failure>> {
         if mem::take(&mut self.prefetched) {
             let bytes = mem::take(&mut self.from_upstream);
@@ -96,7 +101,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut Connection,
-        worker: &Worker,
+        worker: &Rc<Worker>,
         mut bytes: &[u8],
     ) -> Result<Option<Answered>, Failure> {
         let mut fields = worker.fields.borrow_mut();
@@ -133,7 +138,7 @@ impl Exchange {
         &mut self,
         cx: &mut Context<'_>,
         connection: &mut Connection,
-        worker: &Worker,
+        worker: &Rc<Worker>,
         bytes: &[u8],
         head: &ResponseHead<'_>,
         fields: &mut Fields,
@@ -142,6 +147,11 @@ impl Exchange {
         let retry_after = if matches!(head.status, 429 | 503) { retry_after(bytes, fields) } else { None };
         if self.wants_another(head.status, retry_after, worker) {
             return Err(Failure::rule(FailureKind::Status, "the answer's status is to be retried"));
+        }
+        if let Some(task) = self.record.edits.as_mut().and_then(|edits| edits.cache.take())
+            && let Some(local) = self.judge_for_cache(worker, *task, bytes, head, fields)?
+        {
+            return Ok(Answered::Stored(Box::new(local)));
         }
         self.record.status = head.status;
         self.answered = true;
@@ -178,6 +188,73 @@ impl Exchange {
             self.release_upstream(worker);
         }
         Ok(if upgraded { Answered::Upgraded } else { Answered::Final })
+    }
+
+    /// Lets the cache look at the answer. What the client gets instead of it, if it gets something else.
+    fn judge_for_cache(
+        &mut self,
+        worker: &Rc<Worker>,
+        task: Task,
+        bytes: &[u8],
+        head: &ResponseHead<'_>,
+        fields: &Fields,
+    ) -> Result<Option<Local>, Failure> {
+        let mut out = worker.out.borrow_mut();
+        out.clear();
+        write::fields(&mut out, bytes, head.length, fields, KnownSet::HOP_BY_HOP);
+        let (judged, note) = task.judge(
+            worker,
+            &AnswerHead {
+                status: head.status,
+                lines: LinesView(&out),
+                framing: head.framing,
+                content_length: head.content_length,
+            },
+        );
+        let edits = self.record.edit(worker);
+        // That it waited in vain is more than what it then came to.
+        if !note.is_empty() && edits.notes.cache != "coalesce_breakaway" {
+            edits.notes.cache = note;
+        }
+        let (filling, local) = match judged {
+            Judged::Pass(lines) => {
+                for (name, value, _) in LinesView(&lines).lines() {
+                    edits.response.add(name, value);
+                }
+                return Ok(None);
+            }
+            Judged::Store(filling, local) => (Some(filling), local),
+            Judged::Serve(local) => (None, local),
+        };
+        self.frame_download(worker, head);
+        let body = &bytes[head.length..];
+        match filling {
+            Some(mut filling) => {
+                self.keeps_upstream &= fill::feed(&mut self.download, &mut filling, body, &mut out)?;
+                if self.download.is_done() {
+                    filling.complete();
+                    self.release_upstream(worker);
+                } else if let Some(upstream) = self.upstream.take() {
+                    let rest = fill::Rest {
+                        view: Rc::clone(&self.record.view),
+                        pool: self.pool,
+                        endpoint: self.endpoint,
+                        upstream,
+                        body: mem::replace(&mut self.download, Body::Done),
+                        keeps: self.keeps_upstream,
+                        flight: self.flight.again(),
+                        filling,
+                    };
+                    rest.read_on(worker);
+                }
+            }
+            None => {
+                // Content that nobody wants is not waited for.
+                self.keeps_upstream &= self.download.is_done() && body.is_empty();
+                self.release_upstream(worker);
+            }
+        }
+        Ok(Some(local))
     }
 
     /// Counts the answer for the endpoint.

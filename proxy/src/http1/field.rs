@@ -192,7 +192,7 @@ impl KnownSet {
 }
 
 /// The field lines of one head, in order. Kept per thread and filled anew for each head.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Fields(Vec<Field>);
 
 impl Fields {

@@ -44,12 +44,11 @@ pub(crate) fn compile(
     }
     let chains = Chains::compile(&config, settings, live).map_err(|problems| found.extend(problems));
     let Some(chains) = chains.ok().filter(|_| found.is_empty()) else { return Err(found) };
+    let table = RouteTable::compile(&config);
     let (mut targets, mut traffic_plans) = (0, 0);
-    let routes: Vec<_> = config
-        .routes
-        .iter()
-        .map(|route| {
-            let route = routes::compile(&config, &chains, route, (targets, traffic_plans), live);
+    let routes: Vec<_> = (0..config.routes.len())
+        .map(|index| {
+            let route = routes::compile(&config, &chains, index, &table, (targets, traffic_plans), live);
             targets += route.targets.len();
             traffic_plans += usize::from(route.traffic.is_some());
             route
@@ -61,8 +60,9 @@ pub(crate) fn compile(
     Ok(Snapshot {
         log_members: json_members(&[("revision", &tag.label), ("node", &settings.node)]),
         tag,
-        table: RouteTable::compile(&config),
         routes,
+        table,
+        caches: config.cache.as_ref().is_some_and(|cache| !cache.rules.is_empty()),
         pools: compiled_pools,
         listeners,
         https_port: https_port.filter(|&port| port != 443),

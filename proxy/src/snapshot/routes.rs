@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sealane_model::config::{self, Config};
+use sealane_model::decide::RouteTable;
 
 use super::{CompiledBreaker, CompiledHedge, CompiledRetries, CompiledRoute, CompiledSandbox, CompiledTarget};
 use crate::access_log::json_members;
@@ -21,10 +22,12 @@ const HEDGE_BUDGET_PERCENT: f64 = 10.0;
 pub(super) fn compile(
     config: &Config,
     chains: &Chains,
-    route: &config::Route,
+    index: usize,
+    table: &RouteTable,
     (first_target, number): (usize, usize),
     live: &Live,
 ) -> CompiledRoute {
+    let route = &config.routes[index];
     let body_bytes_max = [config.limits.body_bytes_max, route.policy.body_bytes_max];
     CompiledRoute {
         id: Arc::from(route.id.0.as_str()),
@@ -51,7 +54,7 @@ pub(super) fn compile(
         require_tls: route.policy.require_tls,
         require_mtls: route.require_mtls,
         traffic: route.traffic.as_ref().map(|plan| Box::new(traffic(&route.id.0, plan, number, live))),
-        admission: chains.admission(route, live),
+        admission: chains.admission(config, index, table, live),
         sandbox: route.sandbox.as_ref().map(|(id, number)| sandbox(id, *number)),
     }
 }

@@ -215,3 +215,45 @@ async fn a_drain_is_asked_for_once_followed_to_its_end_and_lasts() {
     // Stopping what is drained takes no time; draining it again neither.
     patiently("the second drain", proxy.proxy.drain(Notice::LoadBalancers)).await;
 }
+
+#[tokio::test]
+async fn the_cache_is_shown_and_purged_by_those_who_may() {
+    let origin =
+        Origin::start(|_| b"HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\nok".to_vec())
+            .await;
+    let yaml = format!("routes: [{{ to: 'http://{}' }}]\ncache: [{{ path_prefix: / }}]\n", origin.address);
+    let proxy = TestProxy::with(with_admin(|admin| admin.token = Some("secret".to_owned())), &yaml).await;
+    for path in ["/a", "/a?x", "/b", "/c"] {
+        proxy.get(path).await;
+    }
+    proxy.get("/a").await;
+    until("stored answers", async || (proxy.proxy.cache_stats().entries == 4).then_some(())).await;
+    let send = async |line: &str, token: &str, body: &str| {
+        let mut client = Client::connect(proxy.proxy.admin().unwrap()).await;
+        let length = body.len();
+        let head = format!("Host: localhost\r\n{token}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+        client.ask(format!("{line} HTTP/1.1\r\n{head}{body}")).await
+    };
+    const TOKEN: &str = "Authorization: Bearer secret\r\n";
+    assert_eq!(send("GET /api/v2/cache/stats", "", "").await.status, 401);
+    assert_eq!(send("POST /api/v2/cache/purge", "", "{\"all\":true}").await.status, 401);
+    let stats = send("GET /api/v2/cache/stats", TOKEN, "").await.json();
+    assert_eq!(
+        (stats["entries"].as_u64(), stats["hits"].as_u64(), stats["misses"].as_u64()),
+        (Some(4), Some(1), Some(4))
+    );
+    assert!(stats["total_bytes"].as_u64().unwrap() > 0 && stats["max_entries"] == 10_000);
+    let purge = async |body: &str| send("POST /api/v2/cache/purge", TOKEN, body).await;
+    assert_eq!(purge("{\"url\":\"http://test/b\"}").await.json()["purged"], 1);
+    assert_eq!(purge("{\"prefix\":\"test/a\"}").await.json()["purged"], 2);
+    assert_eq!(purge("{\"host\":\"other\"}").await.json()["purged"], 0);
+    for bad in
+        ["", "{}", "{\"all\":false}", "{\"url\":\"ftp://x/\"}", "{\"url\":\"a\",\"all\":true}", "{\"path\":\"/\"}"]
+    {
+        let refused = purge(bad).await;
+        assert_eq!((refused.status, &refused.json()["category"]), (400, &"bad_request".into()), "{bad}");
+    }
+    let domain = send("DELETE /admin/cache/test", TOKEN, "").await.json();
+    assert_eq!((domain["domain"].as_str(), domain["purged"].as_u64()), (Some("test"), Some(1)));
+    assert_eq!(purge("{\"all\":true}").await.json()["purged"], 0);
+}

@@ -7,6 +7,7 @@ mod support;
 mod admin;
 mod bodies;
 mod breakers;
+mod cache;
 mod codec;
 mod compression;
 mod framing;

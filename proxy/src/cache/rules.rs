@@ -1,0 +1,85 @@
+//! Cache rules, compiled for one route.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealane_model::config::{self, Config, PreCompress};
+use sealane_model::decide::RouteTable;
+use sha2::{Digest as _, Sha256};
+
+use super::policy::StoreRule;
+
+/// What a rule means for the requests of one route.
+#[derive(Debug)]
+pub(crate) struct CompiledRule {
+    /// Differs when something differs that what is stored may depend on.
+    pub(crate) fingerprint: u64,
+    pub(crate) takes_get: bool,
+    pub(crate) takes_head: bool,
+    pub(crate) store: StoreRule,
+    /// In lower case; part of the key.
+    pub(crate) vary: Vec<String>,
+    /// Bytes of one body.
+    pub(crate) body_bytes_max: u64,
+    pub(crate) coalesce: Option<Duration>,
+    /// How long a stale answer may be served while it is fetched anew.
+    pub(crate) stale_ms: u64,
+    pub(crate) pre_compress: Option<PreCompress>,
+}
+
+/// The rules that may hold for a route, by their number in the config. Empty: none.
+pub(crate) fn compile(config: &Config, route: usize, table: &RouteTable) -> Vec<Option<Arc<CompiledRule>>> {
+    let Some(cache) = config.cache.as_ref().filter(|_| table.may_cache(route)) else { return Vec::new() };
+    let compiled = cache.rules.iter().map(|rule| {
+        rule.route.is_none_or(|wanted| wanted == route).then(|| Arc::new(compile_rule(config, cache, route, rule)))
+    });
+    compiled.collect()
+}
+
+fn compile_rule(config: &Config, cache: &config::Cache, route: usize, rule: &config::CacheRule) -> CompiledRule {
+    let store = &cache.store;
+    let takes = |method: &str| rule.methods.iter().any(|taken| taken == method);
+    CompiledRule {
+        fingerprint: fingerprint(config, cache, route, rule),
+        takes_get: takes("GET"),
+        takes_head: takes("HEAD"),
+        store: StoreRule {
+            status: rule.status.clone(),
+            ttl: rule.ttl.map(|ttl| ttl.as_secs()),
+            auth_aware: rule.auth_aware,
+        },
+        vary: rule.vary_headers.clone(),
+        body_bytes_max: rule.entry_bytes_max.unwrap_or(store.entry_bytes_max),
+        coalesce: rule.coalesce,
+        stale_ms: store.stale_while_revalidate.as_millis() as u64,
+        pre_compress: store.pre_compress.clone(),
+    }
+}
+
+/// A number of the rule and of everything else that decides what an endpoint is asked for on this route.
+fn fingerprint(config: &Config, cache: &config::Cache, route: usize, rule: &config::CacheRule) -> u64 {
+    let config::CacheRule {
+        route: _,
+        path,
+        methods,
+        status,
+        ttl,
+        vary_headers,
+        entry_bytes_max,
+        auth_aware,
+        coalesce: _,
+        at: _,
+    } = rule;
+    let route = &config.routes[route];
+    let chain = route.middleware.map(|chain| format!("{:?}", config.middleware[chain].stages));
+    let pool = &config.pools[route.pool];
+    let text = format!(
+        "{:?}",
+        (
+            (path, methods, status, ttl, vary_headers, entry_bytes_max, auth_aware, &cache.store.pre_compress),
+            (&route.id, &route.rewrite, &pool.id, &pool.host_header, chain),
+        )
+    );
+    let digest = Sha256::digest(text);
+    digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
