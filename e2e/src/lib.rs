@@ -1,8 +1,10 @@
 //! Whole-fleet tests: real processes, real sockets, real traffic, and faults.
 //!
 //! Reading order: a [`process`] is a started program with its log; an [`origin`] is a backend whose answers a test
-//! controls; a [`load`] is steady traffic that counts what users saw; a [`fleet`] puts them together.
+//! controls; a [`load`] is steady traffic that counts what users saw; a [`fleet`] puts them together. A [`bench`] compares what
+//! requests cost.
 
+pub mod bench;
 pub mod fleet;
 pub mod load;
 pub mod origin;
