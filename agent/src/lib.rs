@@ -13,6 +13,7 @@ mod checkpoint;
 mod fetch;
 mod intake;
 mod ledger;
+mod local;
 mod plan_floor;
 mod report;
 mod rollout;

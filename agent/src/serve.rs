@@ -9,6 +9,7 @@ use std::time::Duration;
 use sealane_model::envelope::Envelope;
 use sealane_model::trust::TrustRoot;
 use sealane_model::verify::VerifyError;
+use sealane_proto::v1::agent_local_service_server::AgentLocalServiceServer;
 use sealane_proto::v1::proxy_control_service_server::ProxyControlServiceServer;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
@@ -25,6 +26,7 @@ use crate::disk::{self, DiskError};
 use crate::http::{self, View};
 use crate::intake::Intake;
 use crate::ledger::{Ledger, LedgerError};
+use crate::local::Local;
 use crate::refusal::Refusals;
 use crate::report::{ReportCounts, Reporter};
 use crate::rollout::driver::{Ask, Driver, Roster};
@@ -159,6 +161,7 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
     };
     let view = View { ledger: ledger.clone(), refusals, roster, contact: contact.clone(), reports };
     let checkpoint = Checkpoint { link: link.clone(), ledger: ledger.clone(), refusals: view.refusals.clone() };
+    let local = Local { asks: asks.clone(), ledger: ledger.clone() };
     let control = ProxyControl {
         refusals: view.refusals.clone(),
         asks: asks.clone(),
@@ -176,7 +179,7 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
     tasks.spawn(reporter.run(cancel.clone()));
     tasks.spawn(checkpoint.run(cancel.clone()));
     tasks.spawn(serve_tcp(control.clone(), grpc, cancel.clone()));
-    tasks.spawn(serve_unix(control, unix, cancel.clone()));
+    tasks.spawn(serve_unix(control, local, unix, cancel.clone()));
     tasks.spawn(serve_http(view, http, http_addr, cancel.clone()));
     tracing::info!(id, region, %grpc_addr, %http_addr, socket = %socket.display(), "agent started");
     Ok(Agent { id, grpc_addr, http_addr, socket, asks, cancel, tasks })
@@ -312,9 +315,10 @@ async fn serve_tcp(control: ProxyControl, listener: TcpListener, cancel: Cancell
     log_end("gRPC", served);
 }
 
-async fn serve_unix(control: ProxyControl, listener: UnixListener, cancel: CancellationToken) {
+async fn serve_unix(control: ProxyControl, local: Local, listener: UnixListener, cancel: CancellationToken) {
     let served = Server::builder()
         .add_service(control.into_server())
+        .add_service(AgentLocalServiceServer::new(local))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
         .await;
     log_end("Unix socket", served);

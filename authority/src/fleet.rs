@@ -48,6 +48,21 @@ pub(crate) struct Live {
     claims: BTreeMap<ProxyId, (AgentId, AgentId, u64)>,
     /// Kept out of every stage but the last.
     cordoned: BTreeSet<ProxyId>,
+    /// When nothing widens.
+    freezes: Vec<Freeze>,
+}
+
+/// A time in which no change widens. Roll backs do not ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Freeze {
+    /// Such as `f3`.
+    pub(crate) id: String,
+    /// Unix milliseconds; from inclusive, until exclusive.
+    pub(crate) from_ms: u64,
+    pub(crate) until_ms: u64,
+    pub(crate) reason: String,
+    pub(crate) actor: String,
+    pub(crate) created_ms: u64,
 }
 
 /// An agent, as heard last.
@@ -98,6 +113,9 @@ pub(crate) struct Proxy {
     pub(crate) last_good_revision: u64,
     pub(crate) refused: Option<Digest>,
     pub(crate) problems: Vec<v1::Problem>,
+    /// The release that it started from disk once more, and why that did not work; empty: it did.
+    pub(crate) rehearsed: Option<Digest>,
+    pub(crate) rehearsal_problem: String,
     pub(crate) deaths: u32,
     pub(crate) counts: Vec<(Digest, Counts)>,
     /// What it counted in the last hour, whatever it ran.
@@ -264,6 +282,17 @@ impl Live {
         &self.cordoned
     }
 
+    /// Replaces the freezes.
+    pub(crate) fn set_freezes(&mut self, freezes: Vec<Freeze>) {
+        self.freezes = freezes;
+    }
+
+    /// The freeze that holds at this time and ends last.
+    pub(crate) fn frozen(&self, now_ms: u64) -> Option<&Freeze> {
+        let holds = |freeze: &&Freeze| (freeze.from_ms..freeze.until_ms).contains(&now_ms);
+        self.freezes.iter().filter(holds).max_by_key(|freeze| freeze.until_ms)
+    }
+
     /// Every agent that is known.
     pub(crate) fn agents(&self) -> impl Iterator<Item = (&AgentId, &Agent)> {
         self.agents.iter()
@@ -328,6 +357,8 @@ fn proxy(now_ms: u64, agent: &AgentId, region: &str, status: &v1::ProxyStatus, b
         last_good_revision: status.last_good_revision,
         refused: Digest::from_slice(&status.refused_digest),
         problems: status.problems.iter().take(PROBLEMS_MAX).cloned().collect(),
+        rehearsed: Digest::from_slice(&status.rehearsed_digest),
+        rehearsal_problem: text(&status.rehearsal_problem),
         deaths: status.deaths,
         counts,
         history,

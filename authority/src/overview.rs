@@ -41,6 +41,15 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
         let name = Revision(revision);
         format!("{name} waits for signatures or approvals: `sealane revision show {name}` says which")
     }));
+    if let Some(freeze) = live.frozen(now_ms) {
+        let left = duration(freeze.until_ms.saturating_sub(now_ms));
+        alarms.push(format!("frozen by {} for another {left}: {}", freeze.id, freeze.reason));
+    }
+    for (id, agent) in live.agents() {
+        if let Some(told) = &agent.local_rollback {
+            alarms.push(format!("agent `{id}` took its proxies back by itself: {}", told.reason.message));
+        }
+    }
     agents_away(now_ms, &live, &mut alarms);
     for (health, words) in [
         ("drift", "serves something that was not asked for"),

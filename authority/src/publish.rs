@@ -53,6 +53,8 @@ pub(crate) struct PublishOrder {
     pub(crate) etag: Option<String>,
     pub(crate) class: ChangeClass,
     pub(crate) hold: bool,
+    /// Go on during a freeze.
+    pub(crate) override_freeze: bool,
     pub(crate) dry_run: bool,
     pub(crate) supersede: bool,
     pub(crate) actor: String,
@@ -145,6 +147,7 @@ pub(crate) async fn publish(app: &App, order: PublishOrder) -> Result<v1::Publis
         class: order.class,
         message: order.message.clone(),
         hold: order.hold,
+        override_freeze: order.override_freeze,
         supersede: order.supersede,
         content_of: None,
         approvals_min: app.approvals_min.max(judgement.approvals_min),
@@ -238,6 +241,7 @@ pub(crate) async fn rollback(app: &App, order: RollbackOrder) -> Result<v1::Roll
         class: ChangeClass::Revert,
         message,
         hold: false,
+        override_freeze: true,
         supersede: true,
         content_of: Some(to.revision),
         approvals_min: 0, // what was approved once, and everybody waits
@@ -255,32 +259,14 @@ pub(crate) async fn check(file: String, text: String) -> Result<Result<Checked, 
     }
     blocking(move || {
         let (config, warnings) = parse(&file, &text, Reader::Fleet)?;
-        let mut failed: Vec<Problem> =
+        let failed: Vec<Problem> =
             run_tests(&config).into_iter().map(|problem| Problem { file: file.clone(), ..problem }).collect();
-        failed.extend(unavailable(&config, &file));
         if failed.iter().any(|problem| problem.severity == Severity::Error) {
             return Err(warnings.into_iter().chain(failed).collect());
         }
         Ok(Checked { config, warnings, text })
     })
     .await
-}
-
-/// Gates that a plan may name and no authority runs yet. Better refused than believed.
-fn unavailable(config: &Config, file: &str) -> Option<Problem> {
-    config.rollout.as_ref().filter(|plan| plan.cold_start_gate)?;
-    Some(Problem {
-        code: "unavailable".to_owned(),
-        severity: Severity::Error,
-        message: "the cold start gate cannot be run by this version".to_owned(),
-        file: file.to_owned(),
-        line: 0,
-        column: 0,
-        end_column: 0,
-        path: "rollout.cold_start_gate".to_owned(),
-        help: "remove the key, or set it to false".to_owned(),
-        suggestion: None,
-    })
 }
 
 /// A file name without its folders: what nodes show in problems.
@@ -302,6 +288,7 @@ struct Draft {
     class: ChangeClass,
     message: String,
     hold: bool,
+    override_freeze: bool,
     supersede: bool,
     content_of: Option<u64>,
     /// People beside the author who must approve it.
@@ -346,7 +333,10 @@ async fn append<A: Message + Default>(
         if dry_run {
             return Ok(answered);
         }
-        let queued = Event::new(row.created_at_ms, What::Queued { hold: draft.hold, supersede: draft.supersede });
+        let queued = Event::new(
+            row.created_at_ms,
+            What::Queued { hold: draft.hold, supersede: draft.supersede, override_freeze: draft.override_freeze },
+        );
         let new = NewRelease {
             audit: audit(&draft, &row),
             newest: newest.map(|row| row.revision),
@@ -431,6 +421,7 @@ fn audit(draft: &Draft, row: &ReleaseRow) -> AuditEntry {
             "change_class": row.change_class,
             "content_of": row.content_of,
             "hold": draft.hold,
+            "override_freeze": draft.override_freeze,
             "supersede": draft.supersede,
         }),
     }

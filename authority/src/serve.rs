@@ -276,6 +276,7 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
     let clock = Clock::starting_at_least(newest_event_ms);
     let mut live = Live::default();
     live.set_cordoned(store.cordoned().await?);
+    live.set_freezes(store.freezes(clock.now_ms()).await?);
     let live = Arc::new(Mutex::new(live));
     let signer = Arc::clone(&home.signer);
     let board = Arc::new(Board::new());

@@ -9,6 +9,7 @@ pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod fleet;
+mod freeze;
 pub(crate) mod rollout;
 pub(crate) mod sandbox;
 pub(crate) mod status;

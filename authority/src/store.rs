@@ -21,6 +21,7 @@ use thiserror::Error;
 pub(crate) mod agent;
 pub(crate) mod approval;
 pub(crate) mod audit;
+mod freeze;
 pub(crate) mod idempotency;
 pub(crate) mod release;
 pub(crate) mod rollout;

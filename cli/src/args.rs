@@ -14,6 +14,7 @@ use crate::backend::BackendArgs;
 use crate::demo::DemoArgs;
 use crate::drain::DrainArgs;
 use crate::fleet::FleetArgs;
+use crate::freeze::FreezeArgs;
 use crate::help::HelpArgs;
 use crate::init::InitArgs;
 use crate::key::KeyArgs;
@@ -95,6 +96,8 @@ pub enum Command {
     Publish(PublishArgs),
     /// Follow and steer rollouts
     Rollout(RolloutArgs),
+    /// Let nothing widen for a while
+    Freeze(FreezeArgs),
     /// Publish earlier content as a new revision, at once
     Rollback(RollbackArgs),
     /// Read published revisions
@@ -136,6 +139,7 @@ impl Command {
             | Self::Validate(_)
             | Self::Publish(_)
             | Self::Rollout(_)
+            | Self::Freeze(_)
             | Self::Rollback(_)
             | Self::Revision(_)
             | Self::Fleet(_)

@@ -21,12 +21,14 @@ mod words;
 pub mod client;
 
 // The commands, in the order of their help.
+pub mod agent_rollback;
 pub mod audit;
 pub mod authority;
 pub mod backend;
 pub mod demo;
 pub mod drain;
 pub mod fleet;
+pub mod freeze;
 pub mod help;
 pub mod init;
 pub mod key;
@@ -96,7 +98,7 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Run(args) => run::run(args, printer).await,
         Command::Demo(args) => demo::run(args, printer).await,
         Command::Authority(args) => serve::authority(args, printer).await,
-        Command::Agent(args) => serve::agent(args).await,
+        Command::Agent(args) => serve::agent(args, printer).await,
         Command::Proxy(args) => serve::proxy(args, printer).await,
         Command::Init(args) => init::run(&args, printer),
         Command::Schema(args) => schema::run(args, printer),
@@ -104,6 +106,7 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Validate(args) => validate::run(&args, printer),
         Command::Publish(args) => publish::run(&args, printer).await,
         Command::Rollout(args) => rollout::run(&args, printer).await,
+        Command::Freeze(args) => freeze::run(&args, printer).await,
         Command::Rollback(args) => rollback::run(&args, printer).await,
         Command::Revision(args) => revision::run(&args, printer).await,
         Command::Key(args) => key::run(&args, printer).await,

@@ -40,6 +40,9 @@ pub struct PublishArgs {
     /// Prepare on every proxy, then wait for `sealane rollout promote`
     #[arg(long)]
     hold: bool,
+    /// Go on during a freeze; for incidents, and kept in the audit record
+    #[arg(long)]
+    override_freeze: bool,
     /// How careful the rollout is
     #[arg(long, value_name = "CLASS", value_enum, default_value_t)]
     class: Class,
@@ -91,6 +94,7 @@ pub async fn run(args: &PublishArgs, printer: &Printer) -> Result<(), Failure> {
         }
         .into(),
         hold: args.hold,
+        override_freeze: args.override_freeze,
         dry_run: args.dry_run,
         supersede: args.supersede,
     };

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use sealane_agent::Agent;
 use sealane_authority::{Authority, TlsFiles};
 use sealane_model::config::ListenAddress;
@@ -16,6 +16,7 @@ use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::ListenFlag;
 use tracing::{info, warn};
 
+use crate::agent_rollback::{self, RollbackArgs};
 use crate::authority::AuthorityCommand;
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
@@ -75,25 +76,36 @@ pub struct AuthorityArgs {
     policy_dir: Option<PathBuf>,
 }
 
+/// What a person does at an agent's machine.
+#[derive(Clone, Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Take this agent's proxies back to last good, without asking the authority
+    Rollback(RollbackArgs),
+}
+
 /// Verifies revisions and rolls them out into the proxies next to it
 #[derive(Args, Clone, Debug)]
 #[command(before_help = "Examples:
   sealane token create --role agent --region eu > agent.token
   sealane agent --authority http://127.0.0.1:7443 --region eu --trust authority/trust.json \\
-      --token-file agent.token --data ./agent-eu")]
+      --token-file agent.token --data ./agent-eu
+  sealane agent rollback --data ./agent-eu          # with the authority away, too")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct AgentArgs {
+    #[command(subcommand)]
+    command: Option<AgentCommand>,
     /// URL of the authority's gRPC address
-    #[arg(long, value_name = "URL", env = "SEALANE_AUTHORITY")]
-    authority: String,
+    #[arg(long, value_name = "URL", env = "SEALANE_AUTHORITY", required = true)]
+    authority: Option<String>,
     /// Region of this agent and its proxies
-    #[arg(long, value_name = "REGION", env = "SEALANE_REGION")]
-    region: String,
+    #[arg(long, value_name = "REGION", env = "SEALANE_REGION", required = true)]
+    region: Option<String>,
     /// The fleet's trust root (the authority's trust.json)
-    #[arg(long, value_name = "FILE", env = "SEALANE_TRUST")]
-    trust: PathBuf,
+    #[arg(long, value_name = "FILE", env = "SEALANE_TRUST", required = true)]
+    trust: Option<PathBuf>,
     /// State directory; made at the first start
-    #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
-    data: PathBuf,
+    #[arg(long, value_name = "DIR", env = "SEALANE_DATA", required = true)]
+    data: Option<PathBuf>,
     /// Stable name, unique in the fleet [default: host name and port, kept in the state directory]
     #[arg(long, value_name = "ID", env = "SEALANE_ID")]
     id: Option<String>,
@@ -237,7 +249,14 @@ fn plan_of(path: &Path, printer: &Printer) -> Result<Plan, Failure> {
 ///
 /// # Errors
 /// As the agent's start.
-pub async fn agent(args: AgentArgs) -> Result<(), Failure> {
+pub async fn agent(args: AgentArgs, printer: &Printer) -> Result<(), Failure> {
+    if let Some(AgentCommand::Rollback(args)) = &args.command {
+        return agent_rollback::run(args, printer).await;
+    }
+    let (Some(authority), Some(region), Some(trust), Some(data)) = (args.authority, args.region, args.trust, args.data)
+    else {
+        return Err(Failure::usage("--authority, --region, --trust and --data are needed"));
+    };
     let settings = sealane_agent::Settings {
         id: args.id,
         token_file: args.token_file,
@@ -245,7 +264,7 @@ pub async fn agent(args: AgentArgs) -> Result<(), Failure> {
         grpc_addr: args.grpc_addr,
         http_addr: args.http_addr,
         insecure_admin: args.insecure_admin,
-        ..sealane_agent::Settings::new(&args.region, &args.authority, args.trust, args.data)
+        ..sealane_agent::Settings::new(&region, &authority, trust, data)
     };
     let mut signals = stop_signals()?;
     let agent: Agent = sealane_agent::start(settings).await.map_err(|error| failed("cannot start the agent", error))?;

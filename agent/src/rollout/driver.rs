@@ -325,6 +325,7 @@ impl Driver {
             last_good_digest: bytes(target.last_good),
             grant: grant.map(|grant| grant.envelope().into()),
             drain: false,
+            rehearse_digest: bytes(target.rehearse),
         };
         commands.send_replace(Some(Arc::new(desired)));
     }
@@ -375,6 +376,7 @@ fn desired(state: &State) -> Desired {
             paused: candidate.paused,
             at_once: release.change_class == ChangeClass::Revert,
             on_authority_loss: release.plan.on_authority_loss,
+            cold_start: release.plan.cold_start_gate,
             bake_min_ms: u64::try_from(floor.bake_min.as_millis()).unwrap_or(u64::MAX),
             first_rank_max: floor.first_share_max_bp.map(rank_of_share),
         })

@@ -55,6 +55,8 @@ pub(crate) struct Candidate {
     /// A revert: no local first proxy.
     pub(crate) at_once: bool,
     pub(crate) on_authority_loss: OnAuthorityLoss,
+    /// One proxy starts it from disk once more before the fleet goes on.
+    pub(crate) cold_start: bool,
     /// Of the plan floor: between the grants of two stages.
     pub(crate) bake_min_ms: u64,
     /// Of the plan floor: highest rank in the first stage, unless the grant names the proxy.
@@ -111,6 +113,8 @@ pub(crate) struct Target {
     pub(crate) last_good: Option<Digest>,
     /// Sequence of the grant that allows `active`.
     pub(crate) grant: Option<u64>,
+    /// To start from disk once more.
+    pub(crate) rehearse: Option<Digest>,
 }
 
 /// Why this agent took a candidate back.
@@ -375,12 +379,18 @@ impl Machine {
     fn send(&mut self, now: Now, actions: &mut Vec<Action>) {
         let candidate = self.candidate().map(|candidate| candidate.digest);
         let stable = self.desired.stable;
+        let rehearser = self.rehearser();
         for (id, proxy) in self.proxies.iter_mut().filter(|(_, proxy)| proxy.attached && proxy.known) {
             let moved = candidate.filter(|_| proxy.moved.is_some());
             let mut releases: Vec<Digest> = stable.into_iter().collect();
             releases.extend(candidate);
-            let target =
-                Target { releases, active: moved.or(stable), last_good: stable, grant: moved.and(proxy.moved) };
+            let target = Target {
+                releases,
+                active: moved.or(stable),
+                last_good: stable,
+                grant: moved.and(proxy.moved),
+                rehearse: moved.filter(|_| rehearser.as_ref() == Some(id)),
+            };
             if proxy.sent.as_ref() != Some(&target) {
                 self.generation += 1;
                 proxy.told(now.mono_ms, target.clone(), candidate);
@@ -388,6 +398,14 @@ impl Machine {
                 actions.push(Action::Send { proxy: id.clone(), generation, target });
             }
         }
+    }
+
+    /// Who starts the candidate from disk once more: of those that run it, the one with the lowest rank.
+    fn rehearser(&self) -> Option<ProxyId> {
+        let digest = self.candidate().filter(|candidate| candidate.cold_start)?.digest;
+        let runs = |proxy: &Proxy| proxy.moved.is_some() && proxy.known && proxy.active == Some(digest);
+        let running = self.proxies.iter().filter(|(_, proxy)| runs(proxy));
+        running.map(|(id, _)| id).min_by_key(|id| cohort::rank(&digest, id)).cloned()
     }
 
     fn check_invariants(&self) {

@@ -37,11 +37,14 @@ fn role(service: &str, method: &str) -> Role {
             "Validate" | "Plan" | "GetRevision" | "ListRevisions" | "DiffRevisions" | "ExportRevision",
         )
         | ("sealane.v1.TrustService", "GetTrust")
-        | ("sealane.v1.RolloutService", "Get" | "List" | "Watch" | "Explain")
+        | ("sealane.v1.RolloutService", "Get" | "List" | "Watch" | "Explain" | "ListFreezes")
         | ("sealane.v1.FleetService", "GetFleet" | "ListNodes" | "Watch")
         | ("sealane.v1.AuditService", "ListAudit" | "VerifyAudit") => Role::Viewer,
         ("sealane.v1.ConfigService", "Rollback")
-        | ("sealane.v1.RolloutService", "Pause" | "Resume" | "Promote" | "Abort" | "Retry")
+        | (
+            "sealane.v1.RolloutService",
+            "Pause" | "Resume" | "Promote" | "Abort" | "Retry" | "AddFreeze" | "RemoveFreeze",
+        )
         | ("sealane.v1.FleetService", "Cordon") => Role::Operator,
         ("sealane.v1.ConfigService", "Publish" | "Approve") => Role::Publisher,
         (

@@ -29,6 +29,9 @@ pub(crate) enum What {
         hold: bool,
         /// Stops what is under way instead of waiting behind it.
         supersede: bool,
+        /// Goes on during a freeze.
+        #[serde(default)]
+        override_freeze: bool,
     },
     /// Every proxy of the set is to prepare it.
     Preparing {

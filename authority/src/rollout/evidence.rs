@@ -37,7 +37,8 @@ impl Side {
         };
         let is_same = tally.instance == proxy.instance;
         match now {
-            Some(now) if is_same && *now == tally.last => return,
+            // Older than what was heard: it came late.
+            Some(now) if is_same && (*now == tally.last || now.requests < tally.last.requests) => return,
             Some(now) => {
                 let new = if is_same { now.since(&tally.last) } else { now.clone() };
                 tally.sum.add(&new);
@@ -125,6 +126,7 @@ mod tests {
             (&[("one", Some(70)), ("two", None), ("two", Some(20))], 20),
             (&[("one", Some(70)), ("one", None), ("one", Some(71))], 1),
             (&[("one", Some(70)), ("two", Some(90))], 90),
+            (&[("one", Some(70)), ("one", Some(90)), ("one", Some(80)), ("one", Some(95))], 25),
         ];
         for (reports, expected) in cases {
             assert_eq!(counted(reports), *expected, "{reports:?}");

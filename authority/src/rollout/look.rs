@@ -201,6 +201,10 @@ impl Rollout {
         if self.record.hold {
             return Some(self.hold("hold", "held by the publisher", &[]));
         }
+        if let Some(freeze) = self.frozen(world) {
+            self.look.doing = freeze;
+            return None;
+        }
         self.open(world, &alive, 0, 0)
     }
 
@@ -248,6 +252,9 @@ impl Rollout {
         if !self.look.confirmed && unconfirmed_ms >= millis(world.timing.unconfirmed) && !roll.lagging.is_empty() {
             let message = format!("{} did not take it on", verdict::names(&roll.lagging));
             return Some(self.hold("not_confirmed", &message, &roll.lagging));
+        }
+        if let Some(what) = self.cold_start(world) {
+            return what;
         }
         if self.look.confirmed && self.look.baked_ms >= self.bake_ms() && self.passes() {
             return match self.record.phase {
@@ -312,10 +319,44 @@ impl Rollout {
         }
     }
 
+    /// The cold-start gate of the first stage. `None`: it has nothing to say; `Some(None)`: it waits.
+    fn cold_start(&mut self, world: &World<'_>) -> Option<Option<What>> {
+        let is_first = self.record.phase == Phase::Stage && self.record.stages.len() == 1;
+        if !self.subject.plan.cold_start_gate || !is_first {
+            return None;
+        }
+        let candidate = Some(self.subject.digest);
+        let rehearsed = |id: &&ProxyId| world.live.proxy(id).is_some_and(|proxy| proxy.rehearsed == candidate);
+        let tried: Vec<&ProxyId> = self.look.required.iter().filter(rehearsed).collect();
+        let problem = |id: &ProxyId| {
+            world.live.proxy(id).map(|proxy| proxy.rehearsal_problem.clone()).filter(|problem| !problem.is_empty())
+        };
+        if let Some((id, problem)) = tried.iter().find_map(|id| Some((*id, problem(id)?))) {
+            let message = format!("{id} would not start from disk{}: {problem}", self.place());
+            let reason = self.reason("cold_start", &message, std::slice::from_ref(&id.0));
+            return Some(Some(self.roll_back(reason, End::RolledBack)));
+        }
+        if !tried.is_empty() {
+            return None;
+        }
+        let is_baked = self.look.confirmed && self.look.baked_ms >= self.bake_ms();
+        if is_baked {
+            self.look.doing = "baked; waiting for a canary to start from disk".to_owned();
+        }
+        if self.past_deadline(world) {
+            return Some(Some(self.hold("cold_start", "no canary said that it would start from disk", &[])));
+        }
+        is_baked.then_some(None)
+    }
+
     /// What comes after the stage that passed.
-    fn after(&self, world: &World<'_>) -> Option<What> {
+    fn after(&mut self, world: &World<'_>) -> Option<What> {
         if self.record.phase == Phase::FinalBake {
             return Some(self.complete(world));
+        }
+        if let Some(freeze) = self.frozen(world) {
+            self.look.doing = freeze;
+            return None;
         }
         let opened = &self.record.stage()?.opened;
         let next = opened.merged.last().copied().unwrap_or(opened.stage) + 1;
@@ -329,6 +370,17 @@ impl Rollout {
             return None;
         }
         if self.subject.plan.final_bake.is_zero() { Some(self.complete(world)) } else { Some(What::FinalBake) }
+    }
+
+    /// What a freeze says that holds now and counts for this change. Earlier content again, and a change that its
+    /// publisher pushes through an incident, do not ask.
+    fn frozen(&self, world: &World<'_>) -> Option<String> {
+        if self.record.course == Course::Revert || self.record.override_freeze {
+            return None;
+        }
+        let freeze = world.live.frozen(world.now_ms)?;
+        let left = verdict::duration(freeze.until_ms.saturating_sub(world.now_ms));
+        Some(format!("frozen for {left} by {}: {}", freeze.id, freeze.reason))
     }
 
     fn open(&self, world: &World<'_>, alive: &BTreeSet<ProxyId>, wave: usize, from: usize) -> Option<What> {

@@ -21,6 +21,8 @@ pub(crate) struct Record {
     /// Its publisher wants it held once it is prepared.
     pub(crate) hold: bool,
     pub(crate) supersede: bool,
+    /// Freezes do not hold it.
+    pub(crate) override_freeze: bool,
     /// A person let it go on from PREPARING.
     pub(crate) waived: bool,
     pub(crate) course: Course,
@@ -89,6 +91,7 @@ impl Record {
             changed_ms: 0,
             hold: false,
             supersede: false,
+            override_freeze: false,
             waived: false,
             course: Course::Staged,
             stable: None,
@@ -116,8 +119,9 @@ impl Record {
         self.events += 1;
         self.changed_ms = event.at_ms;
         match &event.what {
-            What::Queued { hold, supersede } => {
+            What::Queued { hold, supersede, override_freeze } => {
                 self.started_ms = event.at_ms;
+                self.override_freeze = *override_freeze;
                 self.hold = *hold;
                 self.supersede = *supersede;
             }

@@ -17,7 +17,7 @@ use super::event::{Event, Stable, StageOpened, What};
 use super::machine::{Action, Command, Input, Machine, Remembered, Timing, Verb, millis};
 use super::record::Record;
 use super::subject::Subject;
-use crate::fleet::Live;
+use crate::fleet::{Freeze, Live};
 
 /// Schedules that are played when nobody says how many.
 const SCHEDULES: u64 = 2_000;
@@ -53,6 +53,10 @@ struct Nature {
     /// One in so many ticks; 0: never.
     dies: u64,
     stuck: bool,
+    /// It keeps traffic away.
+    starved: bool,
+    /// One in so many ticks it is not ready; 0: never.
+    flaps: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -65,6 +69,7 @@ struct Proxy {
     counts: BTreeMap<Digest, (u64, u64)>,
     silent_until: u64,
     draining: bool,
+    flapped: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -83,6 +88,8 @@ struct Agent {
     desired: Desired,
     away_until: u64,
     local_rollback: Option<Digest>,
+    /// A report that is still under way.
+    late: Option<v1::ReportRequest>,
 }
 
 /// What the store would hold.
@@ -228,6 +235,34 @@ impl World {
             let report = self.report(at);
             let region = self.agents[at].region.clone();
             self.live.hear(self.now_ms, &report, Some(&region)).unwrap();
+            if !self.storm {
+                continue;
+            }
+            // The network: a report comes twice, or one comes after a newer one.
+            if self.dice.percent(5) {
+                self.live.hear(self.now_ms, &report, Some(&region)).unwrap();
+            }
+            if self.dice.percent(10) {
+                let late = self.agents[at].late.replace(report);
+                if let Some(late) = late {
+                    self.live.hear(self.now_ms, &late, Some(&region)).unwrap();
+                }
+            }
+        }
+        if self.storm && self.dice.percent(1) {
+            // The machine's clock jumps ahead, as after a suspend; it never goes back.
+            self.now_ms += self.dice.below(90_000);
+        }
+        if self.storm && self.dice.percent(2) {
+            let until_ms = self.now_ms + self.dice.below(20_000);
+            self.live.set_freezes(vec![Freeze {
+                id: "f1".into(),
+                from_ms: self.now_ms,
+                until_ms,
+                reason: "storm".into(),
+                actor: "someone".into(),
+                created_ms: self.now_ms,
+            }]);
         }
         if self.storm && self.dice.percent(2) {
             let at = self.dice.below(self.agents.len() as u64) as usize;
@@ -284,8 +319,9 @@ impl World {
                     }
                 } else {
                     let (requests, failed) = proxy.counts.entry(active).or_default();
-                    *requests += 50;
+                    *requests += if nature.starved { 0 } else { 50 };
                     *failed += nature.fails_percent / 2;
+                    proxy.flapped = nature.flaps > 0 && dice.below(nature.flaps) == 0;
                 }
             }
             if self.storm && dice.below(150) == 0 {
@@ -313,7 +349,7 @@ impl World {
                 instance: format!("i{}", proxy.instance),
                 attached: true,
                 silent_ms: if proxy.silent_until > self.now_ms { 61_000 } else { 0 },
-                ready: true,
+                ready: !proxy.flapped,
                 draining: proxy.draining,
                 active_digest: proxy.active.map(|one| one.to_vec()).unwrap_or_default(),
                 prepared_digest: proxy.prepared.map(|one| one.to_vec()).unwrap_or_default(),
@@ -375,12 +411,16 @@ impl World {
             1 => ChangeClass::Expedited,
             _ => ChangeClass::Standard,
         };
+        let flaps = if self.dice.percent(10) { 4 } else { 0 };
         let nature = match self.dice.below(10) {
             0 => Nature { refuses: true, ..Nature::default() },
             1 | 2 => Nature { fails_percent: 30, ..Nature::default() },
             3 => Nature { dies: 5, ..Nature::default() },
             4 => Nature { stuck: true, ..Nature::default() },
-            _ => Nature::default(),
+            5 => Nature { starved: true, ..Nature::default() },
+            // Two faults at once.
+            6 => Nature { fails_percent: 20, dies: 12, ..Nature::default() },
+            _ => Nature { flaps, ..Nature::default() },
         };
         self.natures.insert(revision, nature);
         let subject = Arc::new(Subject {
@@ -394,7 +434,7 @@ impl World {
         });
         let hold = self.dice.percent(10);
         let supersede = self.dice.percent(25);
-        let queued = Event::new(self.now_ms, What::Queued { hold, supersede });
+        let queued = Event::new(self.now_ms, What::Queued { hold, supersede, override_freeze: false });
         self.disk.subjects.insert(revision, Arc::clone(&subject));
         self.disk.events.insert(revision, vec![queued.clone()]);
         self.disk.order.push((revision, queued.what.clone()));

@@ -55,6 +55,9 @@ impl Rollout {
     fn doing(&self) -> String {
         let record = &self.record;
         match record.phase {
+            Phase::Ended(Final::Completed) if record.totals.is_some_and(|(proxies, _)| proxies == 0) => {
+                "no proxy is connected yet; each takes it on as soon as it is there".to_owned()
+            }
             Phase::Ended(_) => String::new(),
             Phase::Queued => "waiting for the rollout before it".to_owned(),
             Phase::RollingBack(_) => self.look.doing.clone(),
@@ -105,6 +108,8 @@ impl Rollout {
             name: stage.name.clone(),
             fleet_percent: share,
             state: match opened.map(|one| one.outcome) {
+                // It went to all while nobody was there: there is nothing it waits for.
+                None if self.record.phase == Phase::Ended(Final::Completed) => "passed",
                 None => "pending",
                 Some(Outcome::Open) if self.look.has_confirmed || !is_current => "baking",
                 Some(Outcome::Open) => "activating",

@@ -90,6 +90,7 @@ impl ConfigService for Config {
             etag: Some(request.etag).filter(|etag| !etag.is_empty()),
             class,
             hold: request.hold,
+            override_freeze: request.override_freeze,
             dry_run: request.dry_run,
             supersede: request.supersede,
             actor,

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::status;
-use super::{caller, page_number, page_size};
+use super::{caller, freeze, page_number, page_size};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::publish::{PublishError, receipt};
@@ -113,6 +113,31 @@ impl RolloutService for Rollouts {
         let caller = caller(&request)?;
         let rollout = self.steer(Verb::Retry, "Retry", request.into_inner().command, caller).await?;
         Ok(Response::new(v1::RolloutServiceRetryResponse { rollout: Some(rollout) }))
+    }
+
+    async fn add_freeze(
+        &self,
+        request: Request<v1::AddFreezeRequest>,
+    ) -> Result<Response<v1::AddFreezeResponse>, Status> {
+        let actor = caller(&request)?.name;
+        let freeze = freeze::add(&self.0, actor, &request.into_inner()).await?;
+        Ok(Response::new(v1::AddFreezeResponse { freeze: Some(freeze) }))
+    }
+
+    async fn list_freezes(
+        &self,
+        _: Request<v1::ListFreezesRequest>,
+    ) -> Result<Response<v1::ListFreezesResponse>, Status> {
+        Ok(Response::new(v1::ListFreezesResponse { freezes: freeze::list(&self.0).await? }))
+    }
+
+    async fn remove_freeze(
+        &self,
+        request: Request<v1::RemoveFreezeRequest>,
+    ) -> Result<Response<v1::RemoveFreezeResponse>, Status> {
+        let actor = caller(&request)?.name;
+        freeze::remove(&self.0, actor, &request.into_inner().id).await?;
+        Ok(Response::new(v1::RemoveFreezeResponse {}))
     }
 
     async fn explain(

@@ -248,6 +248,20 @@ impl RolloutService for Service {
         Ok(Response::new(RolloutServiceRetryResponse { rollout }))
     }
 
+    async fn add_freeze(&self, request: Request<AddFreezeRequest>) -> Answer<AddFreezeResponse> {
+        let request = request.into_inner();
+        let freeze = Freeze { id: "f1".into(), until: request.until, reason: request.reason, ..Default::default() };
+        Ok(Response::new(AddFreezeResponse { freeze: Some(freeze) }))
+    }
+
+    async fn list_freezes(&self, _: Request<ListFreezesRequest>) -> Answer<ListFreezesResponse> {
+        Ok(Response::new(ListFreezesResponse::default()))
+    }
+
+    async fn remove_freeze(&self, _: Request<RemoveFreezeRequest>) -> Answer<RemoveFreezeResponse> {
+        Ok(Response::new(RemoveFreezeResponse {}))
+    }
+
     async fn explain(&self, request: Request<RolloutServiceExplainRequest>) -> Answer<RolloutServiceExplainResponse> {
         let rollout = Some(self.rollout(request.into_inner().revision)?);
         let summary = "nothing was decided on evidence".into();

@@ -154,3 +154,170 @@ async fn restarting_everything_with_the_authority_away_serves_traffic() {
         assert!(matches!(ready, Ok((200, _))), "{ready:?}");
     }
 }
+
+/// A config for `upstream` whose canary bakes for a while; `more` goes into its `rollout:`.
+fn patient(fleet: &Fleet, upstream: &Origin, more: &str) -> String {
+    let text = std::fs::read_to_string(fleet.config("base.yaml", upstream.address())).expect("the file just written");
+    let rollout = format!(
+        "rollout:\n  stages:\n    - {{ name: canary, fleet_percent: 10, bake_time: 6s }}\n    - {{ name: all, fleet_percent: 100 }}\n  min_requests: 20\n  final_bake: 1s\n{more}"
+    );
+    fleet.config_text("patient.yaml", &format!("{text}{rollout}"))
+}
+
+/// Published, and how it ended.
+async fn judged(fleet: &Fleet, file: &str) -> serde_json::Value {
+    let published = fleet.cli(&["publish", file, "-m", "change"]).await;
+    assert_eq!(published.code, 0, "{published:?}");
+    let verdict = fleet.verdict(2).await;
+    let status = fleet.json(&["rollout", "status", "r2"]).await;
+    assert_eq!(verdict.code, 8, "{verdict:?} {status}");
+    let explained = fleet.json(&["rollout", "explain", "r2"]).await;
+    assert_eq!(explained["agrees"], true, "{explained}");
+    status
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_is_slower_than_the_others_is_taken_back_though_every_threshold_holds() {
+    let (one, slow) = (Origin::start("one").await, Origin::start("slow").await);
+    // Far above what a busy test machine adds by itself, far below the threshold.
+    slow.delay(Duration::from_millis(250));
+    let fleet = Fleet::start(program(), &["eu"], 4).await;
+    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
+    fleet.wait_for_body("one").await;
+    let load = Load::start(&fleet.addresses(), Duration::from_millis(20));
+    let status = judged(&fleet, &patient(&fleet, &slow, "")).await;
+    assert_eq!(status["reason"]["gate"], "compare_slow", "{status}");
+    fleet.wait_for_body("one").await;
+    assert_eq!(load.failures(), 0, "{:?}", load.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_that_the_change_loses_takes_it_back() {
+    let one = Origin::start("one").await;
+    let fleet = Fleet::start(program(), &["eu"], 4).await;
+    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
+    fleet.wait_for_body("one").await;
+    let _load = Load::start(&fleet.addresses(), Duration::from_millis(20));
+    let file = patient(&fleet, &one, "");
+    let lost = std::fs::read_to_string(fleet.path().join(&file)).expect("the file just written");
+    let file = fleet.config_text("lost.yaml", &lost.replace("path_prefix: /", "path_prefix: /elsewhere"));
+    let status = judged(&fleet, &file).await;
+    assert_eq!(status["reason"]["gate"], "compare_4xx", "{status}");
+    fleet.wait_for_body("one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_without_traffic_is_taken_back_and_without_any_traffic_it_is_held() {
+    let (one, two) = (Origin::start("one").await, Origin::start("two").await);
+    let fleet = Fleet::start(program(), &["eu"], 3).await;
+    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
+    fleet.wait_for_body("one").await;
+    let file = patient(&fleet, &two, "  progress_deadline: 8s\n");
+    assert_eq!(fleet.cli(&["publish", &file, "-m", "quiet"]).await.code, 0);
+    wait::until("a hold for want of data", SOON, async || {
+        let status = fleet.json(&["rollout", "status", "r2"]).await;
+        (status["state"] == "held" && status["reason"]["gate"] == "no_data").then_some(())
+    })
+    .await;
+    assert_eq!(fleet.cli(&["rollout", "abort"]).await.code, 0);
+    fleet.verdict(2).await;
+
+    assert_eq!(fleet.cli(&["publish", &file, "-m", "starved"]).await.code, 0);
+    let canary = wait::until("a canary on r3", SOON, async || {
+        let nodes = fleet.nodes().await;
+        nodes.iter().find(|node| node["revision"] == 3).and_then(|node| node["id"].as_str().map(str::to_owned))
+    })
+    .await;
+    let others: Vec<_> = fleet.proxies.iter().filter(|proxy| proxy.id != canary).map(|proxy| proxy.address).collect();
+    let _load = Load::start(&others, Duration::from_millis(20));
+    let verdict = fleet.verdict(3).await;
+    assert_eq!(verdict.code, 8, "{verdict:?}");
+    assert!(verdict.stdout.contains("starved"), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_canary_that_dies_twice_takes_the_change_back() {
+    let (one, two) = (Origin::start("one").await, Origin::start("two").await);
+    let mut fleet = Fleet::start(program(), &["eu"], 3).await;
+    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
+    fleet.wait_for_body("one").await;
+    let file = patient(&fleet, &two, "");
+    assert_eq!(fleet.cli(&["publish", &file, "-m", "two"]).await.code, 0);
+    for _ in 0..2 {
+        let canary = wait::until("a canary on r2", SOON, async || {
+            let nodes = fleet.nodes().await;
+            let canary = nodes.iter().find(|node| node["revision"] == 2 && node["health"] == "healthy");
+            canary.and_then(|node| node["id"].as_str().map(str::to_owned))
+        })
+        .await;
+        let canary = fleet.proxies.iter_mut().find(|proxy| proxy.id == canary).expect("one of ours");
+        canary.process.kill().await;
+        canary.process.restart();
+        let (admin, client) = (canary.admin, load::client());
+        wait::until("the canary on last good", SOON, async || {
+            let ready = load::get(&client, &format!("http://{admin}/readyz")).await;
+            matches!(ready, Ok((200, _))).then_some(())
+        })
+        .await;
+    }
+    let verdict = fleet.verdict(2).await;
+    assert_eq!(verdict.code, 8, "{verdict:?}");
+    fleet.wait_for_body("one").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cold_start_gate_passes_what_starts_from_disk_and_takes_back_what_does_not() {
+    let (one, two) = (Origin::start("one").await, Origin::start("two").await);
+    let fleet = Fleet::start(program(), &["eu"], 2).await;
+    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
+    fleet.wait_for_body("one").await;
+    let _load = Load::start(&fleet.addresses(), Duration::from_millis(20));
+    let file = patient(&fleet, &two, "  cold_start_gate: true\n");
+    let good = fleet.publish(&file).await;
+    assert_eq!(good.code, 0, "{good:?}");
+    fleet.wait_for_body("two").await;
+
+    let file = patient(&fleet, &one, "  cold_start_gate: true\n");
+    assert_eq!(fleet.cli(&["publish", &file, "-m", "three", "--hold"]).await.code, 0);
+    wait::equals("the state", SOON, "held".to_owned(), async || {
+        fleet.json(&["rollout", "status"]).await["state"].as_str().unwrap_or_default().to_owned()
+    })
+    .await;
+    // What is on disk goes; what runs does not notice.
+    for proxy in &fleet.proxies {
+        let blobs = std::fs::read_dir(proxy.data.join("blobs")).expect("blobs of the proxy");
+        blobs.for_each(|blob| std::fs::remove_file(blob.expect("a blob").path()).expect("a blob to remove"));
+    }
+    assert_eq!(fleet.cli(&["rollout", "promote"]).await.code, 0);
+    let verdict = fleet.verdict(3).await;
+    assert_eq!(verdict.code, 8, "{verdict:?}");
+    assert!(verdict.stdout.contains("would not start from disk"), "{verdict:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_at_an_agent_takes_its_proxies_back_with_the_authority_away() {
+    let (one, two) = (Origin::start("one").await, Origin::start("two").await);
+    let mut fleet = Fleet::start(program(), &["eu"], 2).await;
+    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
+    fleet.wait_for_body("one").await;
+    let load = Load::start(&fleet.addresses(), Duration::from_millis(20));
+    let file = patient(&fleet, &two, "");
+    assert_eq!(fleet.cli(&["publish", &file, "-m", "two"]).await.code, 0);
+    wait::until("a canary on r2", SOON, async || {
+        fleet.nodes().await.iter().any(|node| node["revision"] == 2).then_some(())
+    })
+    .await;
+    fleet.authority.kill().await;
+    let data = fleet.agents[0].data.display().to_string();
+    let arguments = ["agent", "rollback", "--data", &data];
+    let back = sealane_e2e::process::finish(&fleet.program, fleet.path(), SOON, &arguments).await;
+    assert_eq!(back.code, 0, "{back:?}");
+    assert!(back.stdout.contains("from r2 to r1"), "{back:?}");
+    fleet.wait_for_body("one").await;
+    fleet.authority.restart();
+    fleet.wait_for_authority().await;
+    let verdict = fleet.verdict(2).await;
+    assert_eq!(verdict.code, 8, "{verdict:?}");
+    assert!(verdict.stdout.contains("an operator took this agent's proxies back"), "{verdict:?}");
+    assert_eq!(load.failures(), 0, "{:?}", load.seen());
+}

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use super::fields::Fields;
 use super::findings::Findings;
 use super::read::{self, shown};
-use super::support::Feature;
 use super::tree::{Node, Value};
 use crate::plan::{DETECT_MAX, DETECT_MIN, GatePlan, OnAuthorityLoss, OnNoData, Plan, StagePlan, Wave};
 
@@ -41,9 +40,6 @@ pub(super) fn plan(node: &Node<'_>, findings: &mut Findings) -> Option<Plan> {
     ];
     let requests_min = fields.get("min_requests").and_then(|node| read::integer(node, 0..=u64::MAX, findings));
     let cold_start_gate = fields.boolean("cold_start_gate", default.cold_start_gate, findings);
-    if let (true, Some(key)) = (cold_start_gate, fields.key("cold_start_gate")) {
-        findings.uses(key, Feature::ColdStartGate);
-    }
     let compare = fields.get("compare").map_or((None, None), |node| compare(node, findings));
     Some(Plan {
         stages: fields.get("stages").map_or(default.stages, |node| stages(node, progress_deadline, findings)),

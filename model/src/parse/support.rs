@@ -12,7 +12,6 @@ pub(super) enum Feature {
     BalancerRandom,
     Cache,
     CircuitBreaker,
-    ColdStartGate,
     Hedge,
     Http2Upstream,
     Middleware,
@@ -55,7 +54,6 @@ const TABLE: &[Support] = &[
     row(Feature::BalancerRandom, "balancer `random`", true, BALANCERS),
     row(Feature::Cache, "`cache`", true, REMOVE),
     row(Feature::CircuitBreaker, "`circuit_breaker`", true, REMOVE),
-    row(Feature::ColdStartGate, "`cold_start_gate`", false, REMOVE),
     row(Feature::Hedge, "`hedge`", true, REMOVE),
     row(
         Feature::Http2Upstream,

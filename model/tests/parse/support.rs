@@ -39,5 +39,4 @@ fn a_refused_feature_is_told_once_at_its_key() {
     check(top("plugins: []"), "plugins");
     check(top("middleware: []"), "middleware");
     check(top("tracing: { otlp_endpoint: \"http://a:4317\" }"), "tracing");
-    check(top("rollout: { cold_start_gate: true }"), "rollout.cold_start_gate");
 }

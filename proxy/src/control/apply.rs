@@ -187,6 +187,9 @@ impl Applier {
         match self.conclude(&command).await {
             Ok(all_well) => {
                 self.drain.send_if_modified(|drain| std::mem::replace(drain, command.drain) != command.drain);
+                if let Some(release) = command.releases.iter().find(|one| Some(one.digest()) == command.rehearse) {
+                    self.rehearse(release).await;
+                }
                 if all_well { Outcome::Done } else { Outcome::Refused }
             }
             Err(error) => self.failed(error.into()).await,
@@ -424,6 +427,35 @@ impl Applier {
             }
         });
         Ok(command.active.is_none() || command.active == serving)
+    }
+
+    /// Starts from disk once more, as a start with everything above away would, and throws the result away.
+    async fn rehearse(&self, release: &VerifiedRelease) {
+        let digest = release.digest().to_vec();
+        let known = self.status.borrow().clone();
+        if known.rehearsed_digest == digest && known.rehearsal_problem.is_empty() {
+            return;
+        }
+        let outcome = self.start_once_more(release).await;
+        match &outcome {
+            Ok(()) => tracing::info!(revision = %release.release().revision, "it would start from disk"),
+            Err(why) => tracing::error!(revision = %release.release().revision, why, "it would not start from disk"),
+        }
+        self.status.send_modify(|status| {
+            status.rehearsed_digest = digest;
+            status.rehearsal_problem = outcome.err().unwrap_or_default();
+        });
+    }
+
+    async fn start_once_more(&self, release: &VerifiedRelease) -> Result<(), String> {
+        let store = self.store.lock().await;
+        let state = store.reread().map_err(|error| disk::chain(&error))?;
+        let kept = state.kept.get(&release.digest()).ok_or("it is not in the state on disk")?;
+        let bundle = store.open_kept(&kept.release).map_err(|error| disk::chain(&error))?;
+        drop(store);
+        let words = |problems: Vec<Problem>| problems.into_iter().map(|one| one.message).collect::<Vec<_>>().join("; ");
+        let config = read(&bundle).await.map_err(words)?;
+        self.proxy.prepare(tag(&kept.release), config).await.map(drop).map_err(words)
     }
 
     fn told_prepared(&mut self, digest: Digest, release: &VerifiedRelease) {

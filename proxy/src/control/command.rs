@@ -27,6 +27,8 @@ pub(crate) struct Command {
     pub(crate) active: Option<Digest>,
     pub(crate) last_good: Option<Digest>,
     pub(crate) drain: bool,
+    /// To start from disk once more.
+    pub(crate) rehearse: Option<Digest>,
 }
 
 /// Why a command is not carried out.
@@ -76,8 +78,9 @@ pub(crate) fn verify(
     let mut releases = verify_releases(state, trust, &desired.releases)?;
     let active = named(&desired.active_digest)?;
     let last_good = named(&desired.last_good_digest)?;
+    let rehearse = named(&desired.rehearse_digest)?;
     let carried = |digest: &Digest| releases.iter().any(|release| release.digest() == *digest);
-    if let Some(digest) = active.into_iter().chain(last_good).find(|digest| !carried(digest)) {
+    if let Some(digest) = active.into_iter().chain(last_good).chain(rehearse).find(|digest| !carried(digest)) {
         return Err(CommandError::NotCarried { digest });
     }
     if let (Some(grant), Some(active)) = (&desired.grant, active) {
@@ -88,7 +91,8 @@ pub(crate) fn verify(
     // Going back to what is kept waits for nothing; anything new is taken in in order, so that the floor rises in order.
     let at_once = |digest: Digest| Some(digest) == active && state.kept.contains_key(&digest);
     releases.sort_by_key(|release| !at_once(release.digest()));
-    Ok(Command { generation: desired.generation, digest, roots, releases, active, last_good, drain: desired.drain })
+    let (generation, drain) = (desired.generation, desired.drain);
+    Ok(Command { generation, digest, roots, releases, active, last_good, drain, rehearse })
 }
 
 fn check_generation(state: &State, newest: Newest, offered: u64, digest: Digest) -> Result<(), CommandError> {

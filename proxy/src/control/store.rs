@@ -109,6 +109,12 @@ impl Store {
         &self.blobs
     }
 
+    /// The state as it is on disk, read as a start would.
+    pub(crate) fn reread(&self) -> Result<State, StoreError> {
+        let missing = || DiskError::new("read", &self.path, std::io::Error::from(std::io::ErrorKind::NotFound));
+        Ok(load(&self.path, &self.previous)?.ok_or_else(missing)?)
+    }
+
     /// Makes `next` the state once it is on disk; then lets go of content that nothing needs.
     pub(crate) fn change(&mut self, next: State) -> Result<(), DiskError> {
         if next == self.state {

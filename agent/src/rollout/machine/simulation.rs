@@ -162,6 +162,7 @@ impl World {
             paused: false,
             at_once: self.random.chance(10),
             on_authority_loss,
+            cold_start: false,
             bake_min_ms: if self.random.chance(20) { 5_000 } else { 0 },
             first_rank_max: None,
         });

@@ -36,6 +36,7 @@ fn candidate(grants: Vec<Grant>) -> Candidate {
         paused: false,
         at_once: false,
         on_authority_loss: OnAuthorityLoss::Hold,
+        cold_start: false,
         bake_min_ms: 0,
         first_rank_max: None,
     }
@@ -363,4 +364,18 @@ fn a_restarted_agent_leaves_a_proxy_on_the_candidate_it_runs() {
     let sent = bench.machine.proxies[&id("a")].sent.clone().unwrap();
     assert_eq!((sent.active, sent.grant), (active, Some(1)));
     assert!(bench.machine.generation() > 100);
+}
+
+#[test]
+fn one_proxy_on_the_candidate_starts_it_from_disk_once_more_where_the_plan_says_so() {
+    let everyone = |cold_start| {
+        let mut desired = rollout(vec![grant(digest("new"), 1, u64::MAX)]);
+        desired.candidate.as_mut().unwrap().cold_start = cold_start;
+        let mut bench = Bench::new(desired);
+        (0..8).for_each(|_| bench.pass(1_000));
+        assert_eq!(bench.told_new().len(), 3);
+        let asked = |proxy: &&Proxy| proxy.sent.as_ref().is_some_and(|sent| sent.rehearse == Some(digest("new")));
+        bench.machine.proxies.values().filter(asked).count()
+    };
+    assert_eq!((everyone(true), everyone(false)), (1, 0));
 }

@@ -19,6 +19,9 @@ struct Proxy {
     not_ready: bool,
     draining: bool,
     deaths: u32,
+    /// Started from disk once more, and why that did not work.
+    rehearsed: u64,
+    rehearsal_problem: &'static str,
     /// By revision: requests, failed.
     counts: BTreeMap<u64, (u64, u64)>,
 }
@@ -85,7 +88,7 @@ impl Bench {
             message: String::new(),
         });
         self.subjects.insert(revision, Arc::clone(&subject));
-        let queued = Event::new(self.now_ms, What::Queued { hold, supersede: false });
+        let queued = Event::new(self.now_ms, What::Queued { hold, supersede: false, override_freeze: false });
         self.report();
         self.step(Input::Offer { subject, queued });
     }
@@ -158,6 +161,8 @@ impl Bench {
             prepared_digest: bytes(proxy.prepared),
             refused_digest: bytes(proxy.refuses),
             deaths: proxy.deaths,
+            rehearsed_digest: bytes(proxy.rehearsed),
+            rehearsal_problem: proxy.rehearsal_problem.to_owned(),
             counts: proxy
                 .counts
                 .iter()
@@ -510,4 +515,87 @@ fn a_late_joiner_computes_its_own_side() {
         let below = subject.rank(&sealane_model::ids::ProxyId(id.clone())) <= cut;
         assert_eq!(proxy.active == 2, below, "{id}");
     }
+}
+
+fn freeze(from_ms: u64, until_ms: u64) -> crate::fleet::Freeze {
+    crate::fleet::Freeze {
+        id: "f1".into(),
+        from_ms,
+        until_ms,
+        reason: "sale day".into(),
+        actor: "ada".into(),
+        created_ms: from_ms,
+    }
+}
+
+#[test]
+fn a_freeze_lets_nothing_widen_and_never_holds_a_roll_back() {
+    let mut bench = Bench::new(SIX);
+    bench.live.set_freezes(vec![freeze(bench.now_ms, bench.now_ms + 60_000)]);
+    bench.publish(plan());
+    bench.run(50);
+    assert_eq!((bench.happened("preparing"), bench.happened("stage_opened")), (1, 0));
+    assert!(bench.machine.current().unwrap().view().doing.contains("sale day"));
+    bench.run(15);
+    assert_eq!(bench.happened("stage_opened"), 1, "it is over");
+    bench.live.set_freezes(vec![freeze(bench.now_ms, bench.now_ms + 600_000)]);
+    bench.run(60);
+    assert_eq!((bench.happened("stage_passed"), bench.happened("stage_opened")), (1, 1), "no further");
+    bench.command(Verb::Abort).unwrap();
+    bench.run(3);
+    assert_eq!(bench.happened("ended"), 1, "going back asks no freeze");
+}
+
+#[test]
+fn a_revert_and_a_change_for_an_incident_do_not_wait_for_a_freeze() {
+    for (class, override_freeze) in [(ChangeClass::Revert, false), (ChangeClass::Expedited, true)] {
+        let mut bench = Bench::new(SIX);
+        bench.live.set_freezes(vec![freeze(bench.now_ms, bench.now_ms + 600_000)]);
+        let subject = Arc::new(Subject {
+            revision: Revision(2),
+            epoch: Epoch(1),
+            digest: digest(2),
+            plan: plan(),
+            class,
+            author: String::new(),
+            message: String::new(),
+        });
+        bench.subjects.insert(2, Arc::clone(&subject));
+        let what = What::Queued { hold: false, supersede: false, override_freeze };
+        let queued = Event::new(bench.now_ms, what);
+        bench.step(Input::Offer { subject, queued });
+        bench.run(100);
+        assert_eq!(bench.happened("completed"), 1, "{class:?}");
+    }
+}
+
+fn cold() -> Plan {
+    Plan { cold_start_gate: true, ..plan() }
+}
+
+#[test]
+fn the_first_stage_waits_for_a_canary_that_started_from_disk() {
+    let mut bench = Bench::new(SIX);
+    bench.publish(cold());
+    bench.run(40);
+    assert_eq!((bench.happened("stage_passed"), bench.happened("stage_opened")), (0, 1));
+    assert!(bench.machine.current().unwrap().view().doing.contains("start from disk"));
+    let canary = bench.canary();
+    bench.proxy(&canary).rehearsed = 2;
+    bench.run(80);
+    assert_eq!(bench.happened("completed"), 1, "{:?}", bench.events);
+}
+
+#[test]
+fn a_canary_that_would_not_start_from_disk_takes_it_back() {
+    let mut bench = Bench::new(SIX);
+    bench.publish(cold());
+    bench.run(6);
+    let canary = bench.canary();
+    *bench.proxy(&canary) =
+        Proxy { rehearsed: 2, rehearsal_problem: "a chunk is missing", active: 2, prepared: 2, ..Proxy::default() };
+    bench.run(1);
+    let reason = bench.record().reason.clone().unwrap();
+    assert_eq!((reason.gate.as_str(), reason.nodes.as_slice()), ("cold_start", &[canary][..]));
+    assert!(reason.message.contains("a chunk is missing"), "{}", reason.message);
 }
