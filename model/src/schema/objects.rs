@@ -441,6 +441,7 @@ pub(super) const OBJECTS: &[Object] = &[
     ]),
     object("`compare`", "compare", &[], &[
         key("alpha", Number(0.0, 0.5), "0.01", "Chance of a false alarm"),
+        key("detect", Pattern("^[0-9]+(\\.[0-9]+)?x$"), "", "What a stage must be able to see before it passes, such as `3x`"),
     ]),
     object("`auto_rollback`", "auto_rollback", &["error_budget_burn_rate"], &[
         key("error_budget_burn_rate", Pattern("^[0-9]+(\\.[0-9]+)?x$"), "", "Such as `10x`"),
