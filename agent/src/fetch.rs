@@ -24,6 +24,12 @@ pub(crate) struct Complete {
 }
 
 impl Complete {
+    /// For tests of what comes after the fetching.
+    #[cfg(test)]
+    pub(crate) fn of_nothing(release: &VerifiedRelease) -> Self {
+        Self { release: release.clone(), blobs: Vec::new() }
+    }
+
     pub(crate) fn release(&self) -> &VerifiedRelease {
         &self.release
     }

@@ -23,6 +23,8 @@ use crate::checkpoint::Checked;
 use crate::disk::{self, DiskError};
 use crate::fetch::Complete;
 
+#[cfg(test)]
+mod properties;
 mod record;
 mod state;
 #[cfg(test)]

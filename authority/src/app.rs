@@ -36,6 +36,8 @@ pub(crate) struct App {
     pub(crate) default_plan: Plan,
     /// People beside the author who must approve a publish.
     pub(crate) approvals_min: u32,
+    /// How fast refusals of agents go into the audit log.
+    pub(crate) refusals: Bucket,
     /// How fast agents may open subscriptions.
     pub(crate) subscriptions: Bucket,
     /// Rego policies that every config must keep.

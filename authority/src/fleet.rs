@@ -303,6 +303,12 @@ impl Live {
         self.agents.get(id)
     }
 
+    /// What a process of an agent refused so far, by code; nothing for another process.
+    pub(crate) fn refused_by(&self, agent: &str, instance: &str) -> BTreeMap<String, u64> {
+        let agent = self.agents.get(&AgentId(agent.to_owned())).filter(|agent| agent.instance == instance);
+        agent.map(|agent| agent.refused.clone()).unwrap_or_default()
+    }
+
     /// Every proxy that is known and has not left.
     pub(crate) fn proxies(&self) -> impl Iterator<Item = (&ProxyId, &Proxy)> {
         self.proxies.iter()

@@ -57,6 +57,8 @@ const HEAD_BYTES_MAX: u32 = 32 << 10;
 /// over half a minute. Those who must wait come again with full jitter.
 const SUBSCRIPTIONS_BURST: u32 = 500;
 const SUBSCRIPTIONS_PER_SECOND: u32 = 400;
+/// Refusals of agents that go into the audit log at once; one a second after that. All of them are counted.
+const REFUSALS_BURST: u32 = 100;
 /// What is under way may take this long to finish when the authority stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -308,6 +310,7 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
         clock,
         default_plan: settings.default_plan.clone().unwrap_or_default(),
         approvals_min: settings.approvals_min,
+        refusals: Bucket::new(1, REFUSALS_BURST),
         subscriptions: Bucket::new(SUBSCRIPTIONS_PER_SECOND, SUBSCRIPTIONS_BURST),
         policy_dir: settings.policy_dir.clone(),
         folder: home.folder.clone(),

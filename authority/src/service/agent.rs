@@ -96,7 +96,26 @@ impl AgentService for Agents {
         if caller.role == Role::Agent {
             caller.speaks_for(&report.agent_id, region.as_deref().unwrap_or_default())?;
         }
-        app.live().hear(app.clock.now_ms(), &report, caller.region.as_deref())?;
+        let now_ms = app.clock.now_ms();
+        let refused_before = app.live().refused_by(&report.agent_id, &report.instance);
+        app.live().hear(now_ms, &report, caller.region.as_deref())?;
+        let refused = app.live().refused_by(&report.agent_id, &report.instance);
+        let news: Vec<&String> = refused
+            .iter()
+            .filter(|(code, count)| refused_before.get(*code).is_none_or(|before| before < count))
+            .map(|(code, _)| code)
+            .collect();
+        if !news.is_empty() && app.refusals.take(now_ms).is_ok() {
+            let entry = AuditEntry {
+                at_ms: now_ms,
+                actor: format!("{} (agent)", report.agent_id),
+                action: "refused",
+                subject: report.agent_id.clone(),
+                digest: None,
+                detail: json!({ "codes": news, "why": report.alarm.chars().take(500).collect::<String>() }),
+            };
+            app.audit(&entry).await?;
+        }
         app.rollouts.wake();
         let next_report_ms = if app.board.desired().busy { REPORT_BUSY_MS } else { REPORT_QUIET_MS };
         Ok(Response::new(v1::ReportResponse { next_report_ms }))

@@ -248,6 +248,68 @@ async fn a_restored_database_publishes_nothing_until_the_epoch_is_raised() {
 }
 
 #[tokio::test]
+async fn what_an_agent_refuses_is_an_alarm_and_in_the_audit_log() {
+    let running = Running::start().await;
+    let token = running.make_token("agent", "eu").await;
+    let mut client = AgentServiceClient::new(running.wire(&token));
+    let refused = vec![v1::RefusedCount { code: "wrong_fleet".into(), count: 2 }];
+    let proxy = v1::ProxyStatus {
+        proxy_id: "p1".into(),
+        refused: vec![v1::RefusedCount { code: "root_not_next".into(), count: 1 }],
+        ready: true,
+        ..Default::default()
+    };
+    let report = v1::ReportRequest {
+        agent_id: "a".into(),
+        instance: "one".into(),
+        refused,
+        alarm: "refused desired state: document of fleet `g` in fleet `f`".into(),
+        proxies: vec![proxy],
+        ..Default::default()
+    };
+    client.report(report.clone()).await.unwrap();
+    client.report(report).await.unwrap();
+    let list = running.audit().list_audit(v1::ListAuditRequest::default()).await.unwrap().into_inner().entries;
+    let found: Vec<_> = list.iter().filter(|entry| entry.action == "refused").collect();
+    assert_eq!(found.len(), 1, "once, not with every report");
+    assert!(found[0].actor == "a (agent)" && found[0].detail.contains("wrong_fleet"), "{found:?}");
+    let fleet = running.fleet().get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner();
+    for words in ["agent `a` refused 2 bundles: wrong_fleet", "proxy `p1` refused 1 bundles: root_not_next"] {
+        assert!(fleet.alarms.iter().any(|alarm| alarm == words), "{words}: {:?}", fleet.alarms);
+    }
+}
+
+#[tokio::test]
+async fn forged_health_report() {
+    // An agent with good credentials speaks for a proxy that is another agent's: its word does not count, and shows.
+    let running = Running::start().await;
+    let _honest = running.agent("a", "eu", &["p1"]).await;
+    running.baseline().await;
+    running.until(1, |one| one.state() == RolloutState::Completed).await;
+    let token = running.make_token("agent", "eu").await;
+    let mut client = AgentServiceClient::new(running.wire(&token));
+    let forged = v1::ProxyStatus { proxy_id: "p1".into(), active_revision: 999, ready: false, ..Default::default() };
+    let report = v1::ReportRequest {
+        agent_id: "rogue".into(),
+        instance: "one".into(),
+        proxies: vec![forged],
+        ..Default::default()
+    };
+    let deadline = tokio::time::Instant::now() + crate::helper::DEADLINE;
+    let fleet = loop {
+        client.report(report.clone()).await.unwrap();
+        let fleet = running.fleet().get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner();
+        if fleet.alarms.iter().any(|alarm| alarm.contains("is also reported by agent `rogue`")) {
+            break fleet;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{:?}", fleet.alarms);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let node = fleet.nodes.iter().find(|node| node.id == "p1").unwrap();
+    assert_eq!((node.agent.as_str(), node.health.as_str(), node.revision), ("a", "healthy", 1));
+}
+
+#[tokio::test]
 async fn the_fleet_is_watched_as_a_whole_and_listed_in_pages() {
     let running = Running::start().await;
     let mut watch = running.fleet().watch(v1::FleetServiceWatchRequest::default()).await.unwrap().into_inner();

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sealane_model::bundle::{CHUNK_BYTES_MAX, Packed, Resource, VerifiedBundle, pack};
+use sealane_model::bundle::{CHUNK_BYTES_MAX, Packed, Resource, VerifiedBundle, pack, transfer};
 use sealane_model::ids::Digest;
 
 use crate::support::{config, release_of};
@@ -62,6 +62,23 @@ fn a_one_line_change_in_ten_megabytes_moves_at_most_two_chunks() {
         let after = pack(config(&lines.concat())).unwrap();
         let moved = after.chunks.iter().filter(|(digest, _)| !known.contains(digest)).count();
         assert!((1..=2).contains(&moved), "{moved} chunks moved for line {at}");
+        lines[at] = line;
+    }
+}
+
+#[test]
+fn a_one_route_change_among_a_hundred_thousand_travels_in_64_kib() {
+    let mut lines = routes(100_000);
+    let before = pack(config(&lines.concat())).unwrap();
+    let known: HashSet<Digest> = before.chunks.iter().map(|(digest, _)| *digest).collect();
+    for at in [0, 50_505, 99_999] {
+        let line = std::mem::replace(&mut lines[at], "  - { path_prefix: /new/, to: \"http://10.0.0.1\" }\n".into());
+        let after = pack(config(&lines.concat())).unwrap();
+        let wire = |bytes: &[u8]| transfer::deflate(bytes).map_or(bytes.len(), |deflated| deflated.len());
+        let chunks = after.chunks.iter().filter(|(digest, _)| !known.contains(digest));
+        let moved = chunks.map(|(_, bytes)| wire(bytes)).sum::<usize>() + wire(&after.manifest);
+        // Release, timestamp and a grant for each stage and wave are some kilobytes more.
+        assert!(moved <= 48 << 10, "{moved} bytes for line {at}");
         lines[at] = line;
     }
 }
