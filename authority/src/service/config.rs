@@ -218,6 +218,7 @@ impl Config {
             hold: false,
             dry_run: true,
             supersede: false,
+            override_freeze: false,
             actor: caller.name.clone(),
             role: caller.role.as_str(),
             receipt: None,
