@@ -1,4 +1,5 @@
-//! Compiles the .proto files without a protoc binary and writes the descriptor set out for reflection.
+//! Compiles the .proto files without a protoc binary and writes the descriptor set out for reflection. What is spoken to
+//! collectors of traces is compiled apart: no server of ours reflects it.
 
 use std::path::PathBuf;
 
@@ -19,5 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
     tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    println!("cargo:rerun-if-changed={}", root.join("opentelemetry").display());
+    let traces = "opentelemetry/proto/collector/trace/v1/trace_service.proto";
+    let compiled = protox::Compiler::new([&root])?.include_imports(true).open_file(traces)?.file_descriptor_set();
+    tonic_prost_build::configure().compile_fds(compiled)?;
     Ok(())
 }

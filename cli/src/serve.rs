@@ -294,6 +294,7 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
     let mut own = proxy_settings(args.threads, admin, "--admin-addr", args.insecure_admin);
     own.http_listen = args.http_addr.map(|address| ListenFlag { address, flag: "--http-addr" });
     own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
+    own.trace_endpoint = seed.trace_endpoint.as_deref().and_then(trace_endpoint);
     args.secrets.apply(&mut own);
     if let Some(admin) = &mut own.admin {
         admin.token = args.admin_token.or_else(|| seed.admin_token.clone()).filter(|token| !token.is_empty());
@@ -358,6 +359,18 @@ async fn attach(proxy: &Proxy, settings: &ControlSettings) -> Result<Control, Fa
     attached.map_err(|error| failed("cannot start the proxy", error))
 }
 
+/// What spans can be sent to: OTLP over gRPC. `None`, with a warning: an endpoint of Jaeger's Thrift protocol.
+fn trace_endpoint(text: &str) -> Option<String> {
+    if text.contains(":14268") || text.trim_end_matches('/').ends_with("/api/traces") {
+        warn!(
+            "PROXY_TRACE_ENDPOINT names a Thrift endpoint (14268), and traces are sent as OTLP: nothing is exported; \
+             name the collector's OTLP port (4317 for gRPC, beside 4318 for HTTP)"
+        );
+        return None;
+    }
+    Some(if text.contains("://") { text.to_owned() } else { format!("http://{text}") })
+}
+
 /// The environment variables of seed 004's README, below the flags. An empty one is not set.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct SeedVariables {
@@ -366,6 +379,8 @@ struct SeedVariables {
     admin_token: Option<String>,
     /// PEM files of the first TLS listener's certificate and key.
     certificate: Option<(String, String)>,
+    /// The collector of traces.
+    trace_endpoint: Option<String>,
     /// Set, and of no use to this version.
     unused: Vec<&'static str>,
 }
@@ -373,12 +388,13 @@ struct SeedVariables {
 impl SeedVariables {
     fn read(get: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
-        let unused = ["PROXY_METRICS_ADDRESS", "PROXY_TRACE_ENDPOINT"];
+        let unused = ["PROXY_METRICS_ADDRESS"];
         Self {
             config_file: get("PROXY_CONFIG_FILE").map(PathBuf::from),
             admin_address: get("PROXY_ADMIN_ADDRESS"),
             admin_token: get("ADMIN_TOKEN"),
             certificate: get("PROXY_TLS_CERT").zip(get("PROXY_TLS_KEY")),
+            trace_endpoint: get("PROXY_TRACE_ENDPOINT"),
             unused: unused.into_iter().filter(|name| get(name).is_some()).collect(),
         }
     }
@@ -397,6 +413,13 @@ fn stop_signals() -> Result<Signals, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thrift_endpoint_of_traces_is_taken_and_not_used() {
+        assert_eq!(trace_endpoint("http://jaeger:14268/api/traces"), None);
+        assert_eq!(trace_endpoint("otel:4317").as_deref(), Some("http://otel:4317"));
+        assert_eq!(trace_endpoint("https://otel:4317").as_deref(), Some("https://otel:4317"));
+    }
 
     #[test]
     fn the_variables_of_seed_004_are_understood_and_what_has_no_use_is_said() {

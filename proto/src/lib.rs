@@ -4,6 +4,7 @@
 
 pub mod convert;
 pub mod json;
+pub mod otlp;
 
 /// The generated messages, clients and servers of package `sealane.v1`.
 #[allow(

@@ -81,6 +81,8 @@ pub(crate) enum Stage {
     Compression(Arc<Compression>),
     /// Somewhere else.
     Redirect(Arc<Redirect>),
+    /// Passes the trace's context on, also where no trace is exported. Nothing to run: [`Admission::traces`] says it.
+    Tracing,
     /// The share of requests, 0 to 100, that get a line in the access log.
     AccessLog(f64),
     /// Looks for a stored answer. Comes last.
@@ -214,7 +216,8 @@ fn link(stage: &config::Stage, settings: &Settings, live: &Live) -> Result<Optio
         config::Stage::Redirect(config) => Stage::Redirect(Arc::new(Redirect::compile(config))),
         config::Stage::AccessLog { sample_percent } if *sample_percent < 100.0 => Stage::AccessLog(*sample_percent),
         config::Stage::Compression(config) => Stage::Compression(Arc::new(Compression::compile(config))),
-        config::Stage::Plugin(_) | config::Stage::Tracing | config::Stage::AccessLog { .. } => return Ok(None),
+        config::Stage::Tracing => Stage::Tracing,
+        config::Stage::Plugin(_) | config::Stage::AccessLog { .. } => return Ok(None),
     })))
 }
 
@@ -225,6 +228,11 @@ impl Admission {
             Stage::Compression(stage) => Some(&**stage),
             _ => None,
         })
+    }
+
+    /// Whether requests carry the context of a trace on.
+    pub(crate) fn traces(&self) -> bool {
+        self.stages.iter().any(|stage| matches!(stage, Stage::Tracing))
     }
 
     /// The fingerprints of its cache rules.
@@ -255,6 +263,9 @@ impl Admission {
             match step {
                 Step::Continue => {}
                 Step::Answer(local) => {
+                    if let Some(trace) = &mut record.trace {
+                        trace.event("middleware", "stage", stage.name());
+                    }
                     admitted = Admitted::Answered(local);
                     break;
                 }
@@ -270,6 +281,24 @@ impl Admission {
 }
 
 impl Stage {
+    /// As configs call it.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::TrafficSide => "traffic_management",
+            Self::TrafficPlace => "overload_protection",
+            Self::RequestId(_) => "request_id",
+            Self::Auth(_) => "auth",
+            Self::RateLimit(_) => "rate_limit",
+            Self::HeaderTransform(_) => "header_transform",
+            Self::Cors(_) => "cors",
+            Self::Compression(_) => "compression",
+            Self::Redirect(_) => "redirect",
+            Self::Tracing => "tracing",
+            Self::AccessLog(_) => "access_log",
+            Self::Cache(_) => "cache",
+        }
+    }
+
     fn admit(&self, seen: &Seen<'_>, edits: &mut Edits) -> Step {
         match self {
             Self::TrafficSide => {
@@ -289,6 +318,7 @@ impl Stage {
             Self::Cors(stage) => return stage.admit(seen, edits),
             Self::Compression(stage) => stage.look(seen, edits),
             Self::Redirect(stage) => return stage.admit(seen),
+            Self::Tracing => {}
             Self::AccessLog(percent) => edits.unlogged |= !is_sampled(*percent, seen.worker.random()),
             Self::Cache(stage) => return stage.admit(seen, edits),
         }

@@ -208,6 +208,9 @@ impl Exchange {
         let Picked { leave, pool, endpoint, hash } = picked;
         record.endpoint = Some((pool, endpoint));
         record.attempts = 1;
+        if let Some(trace) = &mut record.trace {
+            trace.attempt(worker, (pool, endpoint), Moment::now());
+        }
         let mut upload = Body::expected(head.framing);
         let upload_coding = if head.framing == Framing::Chunked { Coding::Chunked } else { Coding::Identity };
 

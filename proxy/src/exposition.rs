@@ -175,6 +175,15 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     keys(page, shared);
     let dropped = sum(&|cells| &cells.log_lines_dropped);
     page.single("proxy_access_log_lines_dropped_total", "counter", "Lines lost to a slow sink.", dropped);
+    let spans = &shared.live.exporters.counts;
+    let spans = [
+        ("proxy_trace_spans_exported_total", "Spans that the collector took.", &spans.exported),
+        ("proxy_trace_spans_failed_total", "Spans that the collector did not take.", &spans.failed),
+        ("proxy_traces_dropped_total", "Finished requests whose spans found no room in the queue.", &spans.dropped),
+    ];
+    for (name, help, count) in spans {
+        page.single(name, "counter", help, count.load(Ordering::Relaxed));
+    }
     let folded = shared.registry.folded.load(Ordering::Relaxed);
     page.single("proxy_metrics_series_folded_total", "counter", "Series folded into `other`.", folded);
     if let Some(tls) = snapshot.and_then(|snapshot| snapshot.tls.as_ref()) {

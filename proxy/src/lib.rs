@@ -41,6 +41,7 @@ mod middleware;
 mod proxy_protocol;
 mod record;
 mod request;
+mod trace;
 mod traffic;
 mod upgrade;
 

@@ -21,6 +21,7 @@ use crate::limiter::Limiter;
 use crate::metrics::{Count, lock};
 use crate::outlier::{Judge, OutlierCells, Reason};
 use crate::snapshot::tls::TlsLive;
+use crate::trace::export::Exporters;
 use crate::traffic::TrafficLive;
 use crate::upstream::resolve::Names;
 
@@ -41,6 +42,8 @@ pub(crate) struct Live {
     pub(crate) names: Names,
     pub(crate) key_sources: KeySources,
     pub(crate) tls: TlsLive,
+    /// Where traces go.
+    pub(crate) exporters: Exporters,
 }
 
 impl Live {
@@ -60,6 +63,7 @@ impl Live {
             names: Names::default(),
             key_sources: KeySources::default(),
             tls: TlsLive::default(),
+            exporters: Exporters::default(),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::http1::framing::Version;
 use crate::http1::request_head::RequestHead;
 use crate::http1::write::decimal;
 use crate::metrics::{CACHE_RESULTS, DURATION_EDGES_US, SIZE_EDGES};
+use crate::trace::{Trace, TraceContext, write_hex};
 use crate::view::View;
 use crate::worker::Worker;
 
@@ -46,6 +47,8 @@ pub(crate) struct Record {
     pub(crate) upstream_us: Option<u64>,
     /// What the route's stages want; `None`: nothing.
     pub(crate) edits: Option<Box<Edits>>,
+    /// What its trace will show; `None`: nothing.
+    pub(crate) trace: Option<Box<Trace>>,
     /// The request id, then two pieces of the line.
     facts: Vec<u8>,
     id_end: usize,
@@ -84,10 +87,17 @@ impl Record {
             response_bytes: 0,
             upstream_us: None,
             edits: None,
+            trace: None,
             id_end: facts.len(),
             piece_end: facts.len(),
             facts,
         };
+        let traces = &record.view.snapshot.traces;
+        if traces.exporter.is_some()
+            && let Some(request) = request
+        {
+            record.trace = Some(Trace::begin(traces, worker, peer, client, request));
+        }
         let plan = &record.view.snapshot.log;
         if plan.is_on() {
             match plan.format {
@@ -150,6 +160,9 @@ impl Record {
                 LogFormat::Text => self.write_text(out, worker),
             });
         }
+        if let Some(trace) = self.trace.take() {
+            trace.finish(worker, self, now);
+        }
         worker.give_buffer(std::mem::take(&mut self.facts));
         if let Some(edits) = self.edits.take() {
             worker.give_edits(edits);
@@ -194,12 +207,12 @@ impl Record {
         write_client(facts, peer, client);
         facts.extend_from_slice(b"\",\"trace_id\":\"");
         if let Some((_, bytes, fields)) = request
-            && let Some(trace_id) =
-                fields.first(Known::Traceparent).and_then(|field| trace_id(field.value.of_bytes(bytes)))
+            && self.trace.is_none()
+            && let Some(context) =
+                fields.first(Known::Traceparent).and_then(|field| TraceContext::parse(field.value.of_bytes(bytes)))
         {
-            facts.extend_from_slice(trace_id);
+            write_hex(facts, &context.trace_id);
         }
-        facts.push(b'"');
     }
 
     fn write_json(&self, out: &mut Vec<u8>, worker: &Worker, duration_us: u64) {
@@ -249,8 +262,13 @@ impl Record {
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
         out.extend_from_slice(b"\",\"attempts\":");
         decimal(out, u64::from(self.attempts));
-        out.extend_from_slice(&self.facts[self.piece_end..]);
-        out.extend_from_slice(b",\"request_bytes\":");
+        let end = &self.facts[self.piece_end..];
+        out.extend_from_slice(end);
+        // The last of these pieces is a trace id, which a stage may have given.
+        if let Some(trace) = self.trace.as_ref().filter(|_| end.ends_with(b"\"")) {
+            write_hex(out, &trace.context.trace_id);
+        }
+        out.extend_from_slice(b"\",\"request_bytes\":");
         decimal(out, self.request_bytes);
         out.extend_from_slice(b",\"response_bytes\":");
         decimal(out, self.response_bytes);
@@ -336,11 +354,4 @@ fn milliseconds(out: &mut Vec<u8>, micros: u64) {
     decimal(out, micros / 1000);
     out.push(b'.');
     digits(out, micros % 1000, 3);
-}
-
-/// The trace id of a `traceparent` (W3C Trace Context): `00-<32 hex>-<16 hex>-<2 hex>`.
-fn trace_id(value: &[u8]) -> Option<&[u8]> {
-    let trace_id = value.strip_prefix(b"00-")?.get(..32)?;
-    let valid = value.len() == 55 && trace_id.iter().all(u8::is_ascii_hexdigit) && trace_id.iter().any(|&b| b != b'0');
-    valid.then_some(trace_id)
 }

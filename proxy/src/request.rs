@@ -29,6 +29,7 @@ use crate::http1::framing::Framing;
 use crate::http1::request_head::{RequestFault, RequestHead};
 use crate::record::Record;
 use crate::snapshot::{CompiledListener, CompiledRoute};
+use crate::trace::Trace;
 use crate::view::{ThreadBreaker, View};
 use crate::worker::Worker;
 
@@ -88,6 +89,9 @@ pub(crate) fn begin(cx: &mut Context<'_>, worker: &Rc<Worker>, peer: &Peer, byte
     }
     match route(&view, &request, fields).and_then(|route| {
         record.route = Some(route);
+        if let Some(trace) = &mut record.trace {
+            trace.event("route", "route", &*view.snapshot.routes[route].id);
+        }
         check(&view.snapshot.routes[route], &view, &request).map(|()| route)
     }) {
         Ok(route) => pass(cx, worker, record, route, 0, &request, fields),
@@ -146,6 +150,10 @@ fn pass(
 ) -> (Begun, usize) {
     let view = Rc::clone(&record.view);
     if let Some(admission) = &view.snapshot.routes[route].admission {
+        if record.trace.is_none() && admission.traces() {
+            let seen = (request.head, request.bytes, &*fields);
+            record.trace = Some(Trace::begin(&view.snapshot.traces, worker, request.peer, request.client, seen));
+        }
         match admission.admit(stage, worker, &mut record, request, fields) {
             Admitted::Yes => {}
             Admitted::Answered(local) => {

@@ -22,6 +22,8 @@ pub struct Settings {
     pub tls_listen: Option<ListenFlag>,
     /// Replaces the config's `logging.access`.
     pub access_log: Option<AccessSink>,
+    /// Replaces the config's `tracing.otlp_endpoint`.
+    pub trace_endpoint: Option<String>,
     /// Where `${file:…}` may lead; `None`: nowhere.
     pub secrets_dir: Option<PathBuf>,
     /// `${env:…}` may name any variable, not only `SEALANE_SECRET_…`.
@@ -41,6 +43,7 @@ impl Default for Settings {
             http_listen: None,
             tls_listen: None,
             access_log: None,
+            trace_endpoint: None,
             secrets_dir: None,
             allow_env: false,
             shutdown: None,

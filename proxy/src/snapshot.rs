@@ -20,6 +20,7 @@ use crate::live::{Budget, EndpointLive, PoolLive, Rotation};
 use crate::proxy::RevisionTag;
 use crate::snapshot::schedule::Schedule;
 use crate::snapshot::tls::ServerTls;
+use crate::trace::TracePlan;
 use crate::traffic::stage::CompiledTraffic;
 use crate::upstream::resolve::Name;
 use crate::upstream::tls::UpstreamTls;
@@ -52,6 +53,7 @@ pub(crate) struct Snapshot {
     pub(crate) head_limits: HeadLimits,
     pub(crate) limits: TickLimits,
     pub(crate) log: Arc<LogPlan>,
+    pub(crate) traces: Arc<TracePlan>,
     /// Members of a log line that are the same for all requests.
     pub(crate) log_members: Vec<u8>,
     /// Endpoints of all pools.

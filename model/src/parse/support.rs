@@ -80,7 +80,7 @@ const TABLE: &[Support] = &[
         true,
         "add the route through the API to let it expire",
     ),
-    row(Feature::Tracing, "`tracing`", false, REMOVE),
+    row(Feature::Tracing, "`tracing`", true, REMOVE),
     row(Feature::TrafficManagement, "`traffic_management`", true, REMOVE),
 ];
 

@@ -15,6 +15,9 @@ use sealane_model::config::HostHeader;
 const WITHOUT: KnownSet = KnownSet::HOP_BY_HOP.and(forwarded::WITHOUT);
 /// The same for routes of a sandbox, which set these.
 const WITHOUT_SANDBOX: KnownSet = WITHOUT.and(KnownSet::of(&[Known::XSandboxId, Known::XAlbRouteId]));
+/// Written anew where requests are traced; the state of another trace does not go on with it.
+const TRACEPARENT: KnownSet = KnownSet::of(&[Known::Traceparent]);
+const TRACESTATE: KnownSet = KnownSet::of(&[Known::Tracestate]);
 
 /// Appends the head for an endpoint (pool and index). Must follow the decision of the same request.
 pub(super) fn write(
@@ -48,6 +51,11 @@ pub(super) fn write(
         fields.drop_where(request.bytes, |name| edits.removes(name));
     }
     let without = if compiled.sandbox.is_some() { WITHOUT_SANDBOX } else { WITHOUT };
+    let without = match &record.trace {
+        None => without,
+        Some(trace) if trace.keeps_state => without.and(TRACEPARENT),
+        Some(_) => without.and(TRACEPARENT).and(TRACESTATE),
+    };
     write::fields(out, request.bytes, head.length, fields, without);
     let hop = Hop {
         without: edits.map(FieldEdits::removed_known).unwrap_or_default(),
@@ -58,6 +66,9 @@ pub(super) fn write(
         request_id: record.request_id(),
     };
     forwarded::write_lines(out, &hop, request.bytes, head, fields);
+    if let Some(trace) = &record.trace {
+        trace.write_line(out);
+    }
     if let Some(edits) = edits {
         out.extend_from_slice(edits.lines());
     }

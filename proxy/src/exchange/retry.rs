@@ -47,6 +47,7 @@ impl Exchange {
             && self.interim == 0
             && self.free_attempts > 0;
         self.upstream = None;
+        self.trace_failure(&failure);
         if self.answered || !self.is_replayable() {
             self.note_failure(&failure, worker);
             self.report_failure(&failure, worker);
@@ -96,6 +97,9 @@ impl Exchange {
     /// Whether an answer with this status is not passed on, because another attempt is allowed, and paid for.
     /// `retry_after`: how long the endpoint asks to be left alone.
     pub(super) fn wants_another(&mut self, status: u16, retry_after: Option<Duration>, worker: &Worker) -> bool {
+        if let Some(trace) = &mut self.record.trace {
+            trace.answered(status);
+        }
         let retries = self.route().retries.as_ref();
         if !retries.is_some_and(|retries| retries.policy.on.contains(&RetryCondition::Status(status))) {
             if status < 500 {
@@ -233,12 +237,31 @@ impl Exchange {
         self.upload_ended = false;
         self.splice = None;
         self.attempt_started = Moment::now();
+        self.trace_attempt(worker);
         let now = worker.wheel.now();
         self.progress = now;
         let pool = &self.record.view.snapshot.pools[self.pool];
         if let Some(upstream) = self.flight.connections.take(pool, &pool.endpoints[self.endpoint], self.nature, now) {
             self.upstream = Some(upstream);
             self.to_upstream.queue(&self.sent);
+        }
+    }
+
+    /// Ends the span of the attempt at hand.
+    fn trace_failure(&mut self, failure: &Failure) {
+        if let Some(trace) = &mut self.record.trace {
+            // An answer that is to be retried says itself what it was.
+            let error = if failure.kind == FailureKind::Status { "" } else { failure.kind.category().name() };
+            trace.end_attempt(error, Moment::now());
+        }
+    }
+
+    /// Begins the span of another attempt, and names it in what is sent.
+    fn trace_attempt(&mut self, worker: &Worker) {
+        if let Some(trace) = &mut self.record.trace {
+            trace.event("retry", "attempt", self.record.attempts.to_string());
+            trace.attempt(worker, (self.pool, self.endpoint), self.attempt_started);
+            trace.rename(&mut self.sent);
         }
     }
 

@@ -88,6 +88,8 @@ pub enum Known {
     XRequestId,
     /// `traceparent`
     Traceparent,
+    /// `tracestate`
+    Tracestate,
     /// `X-Sandbox-ID`
     XSandboxId,
     /// `X-ALB-Sandbox`
@@ -117,6 +119,7 @@ impl Known {
             9 if is(name, b"x-real-ip") => Self::XRealIp,
             9 if is(name, b"forwarded") => Self::Forwarded,
             10 if is(name, b"connection") => Self::Connection,
+            10 if is(name, b"tracestate") => Self::Tracestate,
             10 if is(name, b"user-agent") => Self::UserAgent,
             10 if is(name, b"keep-alive") => Self::KeepAlive,
             11 if is(name, b"traceparent") => Self::Traceparent,

@@ -14,7 +14,13 @@ use crate::http1::request_head::HeadLimits;
 use crate::live::Live;
 use crate::proxy::RevisionTag;
 use crate::settings::{ListenFlag, Settings};
+use crate::snapshot::problems::error;
 use crate::timer::ticks;
+use crate::trace::TracePlan;
+use crate::upstream::tls::own_client;
+
+/// Share of the traces that are sampled where only a flag names a collector.
+const SAMPLE_PERCENT: f64 = 1.0;
 
 /// Compiles. Reads files and may take a while: never on a worker.
 ///
@@ -42,8 +48,9 @@ pub(crate) fn compile(
             Err(problems) => found.extend(problems),
         }
     }
+    let traces = traces(&config, settings, live).map_err(|problem| found.push(problem));
     let chains = Chains::compile(&config, settings, live).map_err(|problems| found.extend(problems));
-    let Some(chains) = chains.ok().filter(|_| found.is_empty()) else { return Err(found) };
+    let (Ok(chains), Ok(traces), true) = (chains, traces, found.is_empty()) else { return Err(found) };
     let table = RouteTable::compile(&config);
     let (mut targets, mut traffic_plans) = (0, 0);
     let routes: Vec<_> = (0..config.routes.len())
@@ -82,10 +89,27 @@ pub(crate) fn compile(
             connections_per_client_max: limits.connections_per_client_max,
         },
         log: Arc::new(LogPlan::new(&config.logging, settings)),
+        traces: Arc::new(traces),
         endpoints,
         targets,
         traffic_plans,
         config,
+    })
+}
+
+/// What requests' traces are for: the collector that a flag or the config names.
+fn traces(config: &Config, settings: &Settings, live: &Live) -> Result<TracePlan, Problem> {
+    let configured = config.tracing.as_ref();
+    let url = settings.trace_endpoint.as_ref().or(configured.map(|tracing| &tracing.otlp_endpoint));
+    let unusable = |message| error("collector_unusable", Position::default(), "tracing.otlp_endpoint", message);
+    let exporter = url.map(|url| {
+        let tls = url.starts_with("https://").then(|| own_client(None, &live.tls)).transpose()?;
+        live.exporters.take(url, &settings.node, tls)
+    });
+    Ok(TracePlan {
+        exporter: exporter.transpose().map_err(unusable)?,
+        sample_percent: configured.map_or(SAMPLE_PERCENT, |tracing| tracing.sample_percent),
+        redact_query: config.logging.redact_query,
     })
 }
 

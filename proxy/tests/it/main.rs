@@ -29,5 +29,6 @@ mod shutdown;
 mod slow;
 mod swaps;
 mod tls;
+mod tracing;
 mod traffic;
 mod upgrades;
