@@ -1,5 +1,5 @@
 //! The pages against the code: every test that a page names is there, every link leads somewhere, every item that a link
-//! names is in the file that it leads to, and every error category has its row.
+//! names is in the file that it leads to, every error category has its row, and every alert its runbook.
 //!
 //! It reads files and runs nothing. A test is named `crate::file::name`, the file without `src/` or `tests/`; an item is
 //! a link to its file whose text is its path.
@@ -78,6 +78,24 @@ fn every_error_category_has_its_row() {
         let row = row.unwrap_or_else(|| panic!("docs/FAILURES.md has no row for `{name}`"));
         assert_eq!(row.cells[1].split(' ').next(), Some(status), "status of `{name}` in docs/FAILURES.md");
     }
+}
+
+#[test]
+fn every_alert_links_a_runbook_that_names_it() {
+    let alerts = read(&root().join("deploy/monitoring/alerts.yaml"));
+    let mut seen = 0;
+    for alert in alerts.split("- alert: ").skip(1) {
+        seen += 1;
+        let name = alert.lines().next().unwrap_or_default().trim();
+        let runbook = alert.lines().find_map(|line| line.trim().strip_prefix("runbook: "));
+        let runbook = runbook.unwrap_or_else(|| panic!("{name} links no runbook"));
+        let page = read(&root().join(runbook));
+        assert!(page.contains(&format!("`{name}`")), "{runbook} names {name}");
+        for part in ["## What it means", "## Look at first", "## Likely causes", "## Mend", "## Prevent"] {
+            assert!(page.contains(part), "{runbook} has {part}");
+        }
+    }
+    assert!(seen > 10, "the rules have alerts: {seen}");
 }
 
 /// `S0-28` of requirements, `R12` of invariants, anything of failures.
