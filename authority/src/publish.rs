@@ -38,6 +38,8 @@ const MESSAGE_MAX: usize = 2_000;
 const FILE_MAX: usize = 255;
 /// Longest request id, in characters.
 const REQUEST_ID_MAX: usize = 64;
+/// The etag that only holds while nothing was published.
+const NOTHING_YET: &str = "none";
 /// How often a publish without an etag tries again when others publish at the same time.
 const TRIES_MAX: usize = 8;
 /// Name of a config that came without one.
@@ -317,7 +319,7 @@ async fn append<A: Message + Default>(
         let newest = app.store.newest_release().await?;
         let now = newest.as_ref().map_or_else(String::new, |row| row.digest.to_string());
         if let Some(expected) = etag
-            && expected != now
+            && expected != if now.is_empty() { NOTHING_YET } else { now.as_str() }
         {
             return Err(PublishError::EtagMoved { expected: expected.to_owned(), now });
         }

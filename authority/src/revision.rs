@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use sealane_model::ids::{Digest, Revision};
+use sealane_model::parse::changes::{self, Change};
+use sealane_model::parse::{Reader, parse};
 use sealane_model::plan::Plan;
 use sealane_model::release::{ClaimedRelease, VerifiedRelease};
 use sealane_model::trust::Role;
@@ -160,6 +162,29 @@ pub(crate) fn fresh_view(app: &App, row: &ReleaseRow, plan: &Plan) -> v1::Revisi
         signatures_min,
         ..Default::default()
     }
+}
+
+/// What differs, in the config's own words; `before` is `None` where nothing was published. A text that this version
+/// does not read any more counts as nothing.
+pub(crate) async fn changes(before: Option<String>, after: String) -> Vec<v1::ConfigChange> {
+    let work = tokio::task::spawn_blocking(move || {
+        let read = |text: &str| parse("config", text, Reader::Fleet).ok().map(|(config, _)| config);
+        let Some(new) = read(&after) else { return Vec::new() };
+        let old = before.as_deref().and_then(|text| Some((text, read(text)?)));
+        changes::changes(old.as_ref().map(|(text, config)| (*text, config)), (&after, &new))
+    });
+    let found = work.await.unwrap_or_default();
+    let wire = |change: Change| v1::ConfigChange {
+        kind: change.kind,
+        what: change.what,
+        id: change.id,
+        path: change.path,
+        before: change.before,
+        after: change.after,
+        line_before: change.line_before,
+        line: change.line,
+    };
+    found.into_iter().map(wire).collect()
 }
 
 /// Unified diff; empty: no difference. Runs beside the async tasks: large files take a while.

@@ -11,14 +11,20 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use crate::audit::AuditArgs;
 use crate::backend::BackendArgs;
+use crate::check::CheckArgs;
+use crate::convert::ConvertArgs;
 use crate::demo::DemoArgs;
+use crate::diff::DiffArgs;
 use crate::drain::DrainArgs;
+use crate::explain::ExplainArgs;
 use crate::fleet::FleetArgs;
+use crate::fmt::FmtArgs;
 use crate::freeze::FreezeArgs;
 use crate::help::HelpArgs;
 use crate::init::InitArgs;
 use crate::key::KeyArgs;
 use crate::manual::{CompletionArgs, ManArgs};
+use crate::plan::PlanArgs;
 use crate::publish::PublishArgs;
 use crate::revision::RevisionArgs;
 use crate::rollback::RollbackArgs;
@@ -90,8 +96,18 @@ pub enum Command {
     Init(InitArgs),
     /// Check a config file, without a network
     Validate(ValidateArgs),
+    /// Put config files into one layout
+    Fmt(FmtArgs),
     /// Print the JSON Schema of the config file
     Schema(SchemaArgs),
+    /// Write a file in a small format, or in JSON, as YAML in the native format
+    Convert(ConvertArgs),
+    /// Say which route takes a request, and why
+    Explain(ExplainArgs),
+    /// Say what publishing a file would change
+    Plan(PlanArgs),
+    /// Say what differs between two files or revisions
+    Diff(DiffArgs),
     /// Sign and publish a config as a new revision
     Publish(PublishArgs),
     /// Follow and steer rollouts
@@ -106,6 +122,8 @@ pub enum Command {
     Key(KeyArgs),
     /// Sign a revision or a trust root with a person's key, without a network
     Sign(SignArgs),
+    /// Say what is healthy, what is not, and what to type
+    Check(CheckArgs),
     /// See what runs where
     Fleet(FleetArgs),
     /// Send a developer's requests to a backend of their own
@@ -136,6 +154,12 @@ impl Command {
             | Self::Help(_)
             | Self::Schema(_)
             | Self::Drain(_)
+            | Self::Fmt(_)
+            | Self::Convert(_)
+            | Self::Explain(_)
+            | Self::Plan(_)
+            | Self::Diff(_)
+            | Self::Check(_)
             | Self::Validate(_)
             | Self::Publish(_)
             | Self::Rollout(_)

@@ -22,6 +22,7 @@ Examples:
 const STATUS_EXAMPLES: &str = "\
 Examples:
   sealane fleet status
+  sealane fleet status --watch     again whenever it changes
   sealane fleet status -o json";
 
 const NODES_EXAMPLES: &str = "\
@@ -40,6 +41,8 @@ Examples:
 
 /// The authority's largest page.
 const PAGE_MAX: u32 = 10_000;
+/// Between two looks of a watch.
+const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 /// Nodes that one command reads; a fleet is smaller.
 const NODES_MAX: usize = 1_000_000;
 
@@ -59,7 +62,11 @@ pub struct FleetArgs {
 enum FleetCommand {
     /// Show agents, nodes, the rollout and alarms on one page
     #[command(before_help = STATUS_EXAMPLES)]
-    Status,
+    Status {
+        /// Show it again whenever it changes, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
     /// List nodes
     #[command(before_help = NODES_EXAMPLES)]
     Nodes,
@@ -93,7 +100,8 @@ pub async fn run(args: &FleetArgs, printer: &Printer) -> Result<(), Failure> {
     let server = args.client.connect(printer).await?;
     let format = args.output.output;
     match &args.command {
-        FleetCommand::Status => status(&server, format, printer).await,
+        FleetCommand::Status { watch: false } => status(&server, format, printer).await,
+        FleetCommand::Status { watch: true } => watch(&server, format, printer).await,
         FleetCommand::Nodes => nodes(&server, format, printer).await,
         FleetCommand::Node { id } => {
             let node = find(&server, id).await?;
@@ -107,6 +115,46 @@ async fn status(server: &Server, format: Format, printer: &Printer) -> Result<()
     let fleet = server.call(server.fleet().get_fleet(v1::GetFleetRequest {})).await?;
     let names = || fleet.nodes.iter().map(|node| node.id.clone()).collect();
     printer.show(format, "GetFleetResponse", &fleet, names, |look| overview(&fleet, look, clock::now()))
+}
+
+/// The page again and again: in place on a terminal, one after the other elsewhere, one object a line as JSON.
+async fn watch(server: &Server, format: Format, printer: &Printer) -> Result<(), Failure> {
+    let started = tokio::time::Instant::now();
+    let mut last = None;
+    loop {
+        let fleet = server.call(server.fleet().get_fleet(v1::GetFleetRequest {})).await?;
+        let shown = overview(&fleet, printer.look(format), clock::now());
+        let steady = without_ages(&fleet);
+        if last.as_ref() != Some(&steady) {
+            match format {
+                Format::Json | Format::Yaml => {
+                    printer.value_of_many(format, &sealane_proto::json::to_json("GetFleetResponse", &fleet))?;
+                }
+                Format::Name => {
+                    printer.text(&fleet.nodes.iter().map(|node| node.id.clone() + "\n").collect::<String>())?;
+                }
+                Format::Human | Format::Wide if printer.is_live() => {
+                    printer.text(&format!("\u{1b}[H\u{1b}[2J{shown}"))?
+                }
+                Format::Human | Format::Wide => printer.text(&format!("{shown}\n"))?,
+            }
+            last = Some(steady);
+        }
+        if server.time_limit.is_some_and(|limit| started.elapsed() >= limit) {
+            return Ok(());
+        }
+        tokio::time::sleep(WATCH_INTERVAL).await;
+    }
+}
+
+/// What counts as a change: not when somebody was heard, nor how much traffic there was.
+fn without_ages(fleet: &GetFleetResponse) -> GetFleetResponse {
+    let mut fleet = fleet.clone();
+    fleet.agents.iter_mut().for_each(|agent| agent.heard_at = None);
+    for node in &mut fleet.nodes {
+        (node.heard_at, node.requests, node.failed) = (None, 0, 0);
+    }
+    fleet
 }
 
 fn overview(fleet: &GetFleetResponse, look: Look, now: jiff::Timestamp) -> String {

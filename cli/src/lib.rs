@@ -25,14 +25,20 @@ pub mod agent_rollback;
 pub mod audit;
 pub mod authority;
 pub mod backend;
+pub mod check;
+pub mod convert;
 pub mod demo;
+pub mod diff;
 pub mod drain;
+pub mod explain;
 pub mod fleet;
+pub mod fmt;
 pub mod freeze;
 pub mod help;
 pub mod init;
 pub mod key;
 pub mod manual;
+pub mod plan;
 pub mod problems;
 pub mod publish;
 pub mod revision;
@@ -101,6 +107,12 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Agent(args) => serve::agent(args, printer).await,
         Command::Proxy(args) => serve::proxy(args, printer).await,
         Command::Init(args) => init::run(&args, printer),
+        Command::Fmt(args) => fmt::run(&args, printer),
+        Command::Convert(args) => convert::run(&args, printer),
+        Command::Explain(args) => explain::run(&args, printer).await,
+        Command::Plan(args) => plan::run(&args, printer).await,
+        Command::Diff(args) => diff::run(&args, printer).await,
+        Command::Check(args) => check::run(&args, printer).await,
         Command::Schema(args) => schema::run(args, printer),
         Command::Drain(args) => drain::run(&args, printer).await,
         Command::Validate(args) => validate::run(&args, printer),

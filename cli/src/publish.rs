@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use crate::args::{Format, OutputArgs};
 use crate::client::{self, ClientArgs, Server, incomplete};
 use crate::exit::{Exit, Failure};
+use crate::plan::PlanFile;
 use crate::printer::Printer;
 use crate::problems::{self, Source};
 use crate::rollout::{Follow, follow};
@@ -28,7 +29,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(before_help = EXAMPLES)]
 pub struct PublishArgs {
-    /// The config file, YAML or JSON; `-` is stdin
+    /// The config file, YAML or JSON, or what `sealane plan --out` wrote; `-` is stdin
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// What changes and why; kept with the revision
@@ -78,14 +79,22 @@ enum Class {
 /// # Errors
 /// As the exit table says.
 pub async fn run(args: &PublishArgs, printer: &Printer) -> Result<(), Failure> {
-    let source = Source::read(&args.file)?;
+    let mut source = Source::read(&args.file)?;
+    let mut etag = args.etag.clone();
+    if let Some(plan) = PlanFile::recognise(&source.text)? {
+        if !etag.is_empty() && etag != plan.etag {
+            return Err(Failure::usage("`--etag` and the plan name different revisions").hint("leave `--etag` out"));
+        }
+        etag = plan.etag;
+        source = Source { shown: source.shown, name: plan.file, text: plan.config_yaml };
+    }
     let server = args.client.connect(printer).await?;
     let format = args.output.output;
     let request = v1::PublishRequest {
         config_yaml: source.text.clone(),
         file: source.name.clone(),
         message: args.message.clone(),
-        etag: args.etag.clone(),
+        etag,
         request_id: words::request_id()?,
         change_class: match args.class {
             Class::Standard => v1::ChangeClass::Standard,

@@ -5,9 +5,11 @@
 #![warn(missing_docs)]
 
 // The config file: text in, a correct value out, and what it decides.
+pub mod account;
 pub mod codes;
 pub mod config;
 pub mod decide;
+pub mod impact;
 pub mod parse;
 pub mod problem;
 pub mod sandbox;

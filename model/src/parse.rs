@@ -30,11 +30,13 @@ use crate::problem::Problem;
 
 mod address;
 mod cache;
+pub mod changes;
 mod config_tests;
 mod duration;
 mod endpoint;
 mod fields;
 mod findings;
+pub mod format;
 mod header;
 mod middleware;
 mod native;

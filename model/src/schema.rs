@@ -13,7 +13,7 @@ mod objects;
 mod tests;
 
 /// A mapping with known keys.
-struct Object {
+pub(crate) struct Object {
     /// As the parser's messages call it, such as "a route".
     what: &'static str,
     /// Its name in `$defs`.
@@ -78,6 +78,31 @@ pub fn schema() -> Value {
     })
 }
 
+/// An object of the schema by its name.
+pub(crate) fn object(name: &str) -> Option<&'static Object> {
+    OBJECTS.iter().find(|object| object.name == name)
+}
+
+impl Object {
+    /// The object that stands at `key`, or in a list or mapping there.
+    pub(crate) fn below(&self, key: &str) -> Option<&'static Self> {
+        self.keys.iter().find(|known| known.name == key).and_then(|known| object(known.kind.object()?))
+    }
+
+    /// Keys with their defaults, as JSON.
+    pub(crate) fn defaults(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        self.keys.iter().filter(|key| !key.default.is_empty()).map(|key| (key.name, key.default))
+    }
+
+    /// Keys at which an object stands directly, with its name.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        self.keys.iter().filter_map(|key| match key.kind {
+            Kind::Object(name) => Some((key.name, name)),
+            _ => None,
+        })
+    }
+}
+
 impl Object {
     fn schema(&self) -> Value {
         let properties: Map<String, Value> = self.keys.iter().map(|key| (key.name.to_owned(), key.schema())).collect();
@@ -107,6 +132,16 @@ impl Key {
 }
 
 impl Kind {
+    /// The name of the object that stands here, directly, in a list or in a mapping.
+    fn object(&self) -> Option<&'static str> {
+        match self {
+            Self::Object(name) => Some(name),
+            Self::List(inner) | Self::Map(inner) => inner.object(),
+            Self::Any(kinds) => kinds.iter().find_map(Self::object),
+            _ => None,
+        }
+    }
+
     fn schema(&self) -> Value {
         let pattern = |pattern: &str| json!({ "type": "string", "pattern": pattern });
         match self {

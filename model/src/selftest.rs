@@ -71,7 +71,7 @@ fn failure(test: &ConfigTest, config: &Config, table: &RouteTable, scratch: &mut
 }
 
 /// The pools that a request may go to: one, unless a share of requests goes to a canary.
-fn possible_pools(route: &Route, headers: &[(String, String)]) -> Vec<PoolIndex> {
+pub(crate) fn possible_pools(route: &Route, headers: &[(String, String)]) -> Vec<PoolIndex> {
     let Some(traffic) = &route.traffic else { return vec![route.pool] };
     if let Some(cohorts) = &traffic.cohorts {
         let values = |name: &str| {

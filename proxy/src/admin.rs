@@ -30,6 +30,7 @@ use crate::settings::AdminSettings;
 use crate::shared::{Shared, Stage};
 
 mod cache;
+mod explain;
 mod live;
 mod tls;
 
@@ -112,6 +113,8 @@ fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router 
         .route("/metrics", get(metrics))
         .route("/api/v2/config/current", get(current))
         .route("/api/v2/drain", get(drain_state).post(drain))
+        .route("/api/v2/explain", get(explain::explain))
+        .route("/api/v2/samples", get(samples))
         .route("/api/v2/pools/{id}/health", get(pool_health))
         .route("/api/v2/cache/stats", get(cache::stats))
         .route("/api/v2/cache/purge", post(cache::purge))
@@ -157,6 +160,12 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
         }
     }
     ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], exposition::text(&shared)).into_response()
+}
+
+/// Recent requests, as decisions saw them.
+async fn samples(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    let shapes: Vec<_> = shared.registry.threads.iter().flat_map(|cells| cells.samples.shapes()).collect();
+    Json(json!({ "requests": shapes }))
 }
 
 async fn current(State(shared): State<Arc<Shared>>) -> Response {

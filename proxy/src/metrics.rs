@@ -12,6 +12,7 @@ use sealane_model::latency;
 use crate::error::Category;
 use crate::middleware::jwt::token::Reject;
 use crate::proxy::RevisionTag;
+use crate::sample::Samples;
 
 /// A number with one writer and any number of readers.
 #[derive(Debug, Default)]
@@ -163,6 +164,8 @@ pub(crate) struct ThreadCells {
     pub(crate) tokens_without_keys: Count,
     pub(crate) cache_hits: Count,
     pub(crate) cache_misses: Count,
+    /// Recent requests, as decisions saw them.
+    pub(crate) samples: Samples,
 }
 
 impl Default for ThreadCells {
@@ -186,6 +189,7 @@ impl Default for ThreadCells {
             tokens_without_keys: Count::default(),
             cache_hits: Count::default(),
             cache_misses: Count::default(),
+            samples: Samples::default(),
         }
     }
 }

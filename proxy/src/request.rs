@@ -92,6 +92,7 @@ pub(crate) fn begin(cx: &mut Context<'_>, worker: &Rc<Worker>, peer: &Peer, byte
         if let Some(trace) = &mut record.trace {
             trace.event("route", "route", &*view.snapshot.routes[route].id);
         }
+        sample(worker, &view, &record, &request, fields);
         check(&view.snapshot.routes[route], &view, &request).map(|()| route)
     }) {
         Ok(route) => pass(cx, worker, record, route, 0, &request, fields),
@@ -224,6 +225,15 @@ fn answer_for_listener(
         return Some(answer::ok(worker, record, manner, exposition::CONTENT_TYPE, text.as_bytes()));
     }
     None
+}
+
+/// Remembers one request a tick.
+fn sample(worker: &Worker, view: &View, record: &Record, request: &Request<'_>, fields: &Fields) {
+    let samples = &worker.cells.samples;
+    if samples.is_due(worker.wheel.now()) {
+        let headers = FieldView { bytes: request.bytes, fields };
+        samples.keep(record.request_id(), &decide_head(request, &headers), &view.snapshot.compared);
+    }
 }
 
 /// Matches a route.

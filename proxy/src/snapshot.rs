@@ -10,6 +10,7 @@ use sealane_model::config::{
     TargetPath,
 };
 use sealane_model::decide::RouteTable;
+use sealane_model::impact::Compared;
 
 use crate::access_log::LogPlan;
 use crate::admission::Admission;
@@ -41,6 +42,8 @@ pub(crate) struct Snapshot {
     pub(crate) table: RouteTable,
     /// There are cache rules.
     pub(crate) caches: bool,
+    /// What samples of requests keep of headers and queries.
+    pub(crate) compared: Compared,
     /// Parallel to the config's.
     pub(crate) routes: Vec<CompiledRoute>,
     /// Parallel to the config's.

@@ -34,7 +34,7 @@ fn role(service: &str, method: &str) -> Role {
     match (service, method) {
         (
             "sealane.v1.ConfigService",
-            "Validate" | "Plan" | "GetRevision" | "ListRevisions" | "DiffRevisions" | "ExportRevision",
+            "Validate" | "Plan" | "GetRevision" | "ListRevisions" | "DiffRevisions" | "Explain" | "ExportRevision",
         )
         | ("sealane.v1.TrustService", "GetTrust")
         | ("sealane.v1.RolloutService", "Get" | "List" | "Watch" | "Explain" | "ListFreezes")

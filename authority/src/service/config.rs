@@ -8,7 +8,7 @@ use sealane_model::ids::ProxyId;
 use sealane_model::plan::Plan;
 use sealane_model::problem::{Problem, Severity};
 use sealane_model::release::ChangeClass;
-use sealane_proto::convert::change_class_or_standard;
+use sealane_proto::convert::{change_class_or_standard, wire_duration};
 use sealane_proto::v1;
 use sealane_proto::v1::config_service_server::ConfigService;
 use tokio::sync::mpsc;
@@ -23,6 +23,8 @@ use crate::auth::Caller;
 use crate::publish::{self, PublishOrder, RollbackOrder, receipt};
 use crate::revision;
 use crate::rollout::subject::wave_of;
+
+mod explain;
 
 /// The service.
 #[derive(Clone, Debug)]
@@ -57,17 +59,29 @@ impl ConfigService for Config {
             Some(row) => (format!("{} r{}", row.file, row.revision), revision::text(app, row).await?),
             None => ("nothing".to_owned(), String::new()),
         };
+        let before_text = newest.is_some().then(|| before.1.clone());
         let diff = revision::diff(before, (file.clone(), request.config_yaml.clone())).await;
         let response = match publish::check(file.clone(), request.config_yaml).await? {
             Ok(checked) => {
                 let mut found = checked.warnings.clone();
                 found.extend(self.asked(&caller, &file, &checked.text).await?);
                 let valid = found.iter().all(|problem| problem.severity != Severity::Error);
+                let changes = revision::changes(before_text, checked.text.clone()).await;
                 let plan = checked.config.rollout.unwrap_or_else(|| app.default_plan.clone());
-                let stages = preview(app, &plan);
-                v1::PlanResponse { valid, problems: problems(&found), etag, diff, stages }
+                v1::PlanResponse {
+                    valid,
+                    problems: problems(&found),
+                    etag,
+                    diff,
+                    stages: preview(app, &plan),
+                    changes,
+                    duration_least: Some(wire_duration(least_time(&plan))),
+                    impact: None,
+                }
             }
-            Err(found) => v1::PlanResponse { valid: false, problems: problems(&found), etag, diff, stages: Vec::new() },
+            Err(found) => {
+                v1::PlanResponse { valid: false, problems: problems(&found), etag, diff, ..v1::PlanResponse::default() }
+            }
         };
         Ok(Response::new(response))
     }
@@ -142,7 +156,12 @@ impl ConfigService for Config {
         }
         let after = sides.pop().unwrap_or_default();
         let before = sides.pop().unwrap_or_default();
-        Ok(Response::new(v1::DiffRevisionsResponse { diff: revision::diff(before, after).await }))
+        let changes = revision::changes(Some(before.1.clone()), after.1.clone()).await;
+        Ok(Response::new(v1::DiffRevisionsResponse { diff: revision::diff(before, after).await, changes }))
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::ExplainResponse>, Status> {
+        Ok(Response::new(explain::explain(&self.0, request.into_inner()).await?))
     }
 
     async fn approve(&self, request: Request<v1::ApproveRequest>) -> Result<Response<v1::ApproveResponse>, Status> {
@@ -231,6 +250,13 @@ impl Config {
     }
 }
 
+/// From the first stage to the end, when every gate passes as soon as it may.
+fn least_time(plan: &Plan) -> std::time::Duration {
+    let wave: std::time::Duration = plan.stages.iter().map(|stage| stage.bake).sum();
+    let waves = u32::try_from(plan.waves.len().max(1)).unwrap_or(u32::MAX);
+    wave.saturating_mul(waves).saturating_add(plan.final_bake)
+}
+
 /// How many proxies each stage will have taken, as things stand.
 fn preview(app: &App, plan: &Plan) -> Vec<v1::StagePreview> {
     let live = app.live();
@@ -249,6 +275,7 @@ fn preview(app: &App, plan: &Plan) -> Vec<v1::StagePreview> {
                 fleet_percent: stage.fleet_percent,
                 nodes: if proxies == nodes.len() { nodes.clone() } else { Vec::new() },
                 proxies: u32::try_from(proxies).unwrap_or(u32::MAX),
+                bake: Some(wire_duration(stage.bake)),
             });
         }
     }

@@ -166,7 +166,14 @@ impl ConfigService for Service {
     }
 
     async fn diff_revisions(&self, _: Request<DiffRevisionsRequest>) -> Answer<DiffRevisionsResponse> {
-        Ok(Response::new(DiffRevisionsResponse { diff: "--- r1\n+++ r2\n@@ -1 +1 @@\n-a\n+b\n".into() }))
+        Ok(Response::new(DiffRevisionsResponse {
+            diff: "--- r1\n+++ r2\n@@ -1 +1 @@\n-a\n+b\n".into(),
+            changes: Vec::new(),
+        }))
+    }
+
+    async fn explain(&self, _: Request<ExplainRequest>) -> Answer<ExplainResponse> {
+        Ok(Response::new(ExplainResponse { revision: 1, decision: "no_route".into(), ..ExplainResponse::default() }))
     }
 
     async fn approve(&self, _: Request<ApproveRequest>) -> Answer<ApproveResponse> {

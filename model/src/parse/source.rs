@@ -324,14 +324,59 @@ fn syntax_problem(error: &ScanError, text: &str, findings: &mut Findings) {
     }
     let language = if text.trim_start().starts_with('{') { "JSON" } else { "YAML" };
     let here = lines.line(line).unwrap_or_default();
+    if let Some((column, address)) = bracketed_address(here).and_then(|a| Some((columns(here, here.find(a)?), a))) {
+        let span = Span { line, column, end_line: line, end_column: column + columns(address, address.len()) - 1 };
+        findings
+            .error_at(span, "syntax_error", "an IPv6 address without quotes is a list to YAML")
+            .help(format!("quote it: \"{address}\""))
+            .suggest(format!("\"{address}\""));
+        return;
+    }
+    if let Some((line, column)) = open_quote(&lines, line) {
+        let span = Span { line, column, end_line: line, end_column: column + 1 };
+        findings
+            .error_at(span, "syntax_error", "a quote is opened here and not closed")
+            .help("close it on the same line, or remove it");
+        return;
+    }
     let found = findings.error_at(span, "syntax_error", format!("not valid {language}: {}", error.kind()));
-    if let Some(address) = bracketed_address(here) {
-        found.help(format!("quote an IPv6 address: \"{address}\""));
+    if let Some((key, value)) = [line, line.saturating_sub(1)].iter().find_map(|line| glued(lines.line(*line)?)) {
+        found.help(format!("write a blank after the colon: `{key}: {value}`"));
     } else if matches!(error.kind(), ErrorKind::MappingValueNotAllowed | ErrorKind::InvalidColonPlacement) {
         found.help("quote text that holds `: `, and indent the keys of one mapping alike");
     } else if here.trim_start().starts_with(['%', '@', '`']) || here.contains(": @") || here.contains(": `") {
         found.help("quote text that starts with `%`, `@` or a backquote");
+    } else if language == "YAML" {
+        found.help("the keys of one item stand in one column: compare the blanks before this line and the one above");
+    } else {
+        found.help("look for a missing comma, quote or bracket here or just before");
     }
+}
+
+/// The column (from 1) of the character that starts at byte `at`.
+fn columns(line: &str, at: usize) -> u32 {
+    let chars = line.get(..at).unwrap_or(line).chars().count();
+    u32::try_from(chars).unwrap_or(u32::MAX - 2) + 1
+}
+
+/// The place of a quote that nothing closes, on this line or one of the few before, when quotes are the trouble.
+fn open_quote(lines: &Lines<'_>, line: u32) -> Option<(u32, u32)> {
+    (line.saturating_sub(3).max(1)..=line).rev().find_map(|number| {
+        let text = lines.line(number)?;
+        let value = text.split(" #").next().unwrap_or(text);
+        let odd = value.matches('"').count() - value.matches("\\\"").count();
+        (odd % 2 == 1).then(|| Some((number, columns(value, value.rfind('"')?)))).flatten()
+    })
+}
+
+/// `path:/a`: a key whose colon touches its value.
+fn glued(line: &str) -> Option<(&str, &str)> {
+    let content = line.trim_start().trim_start_matches("- ");
+    let (key, value) = content.split_once(':')?;
+    let named = !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    (named && !value.is_empty() && !value.starts_with([' ', '/'])
+        || named && value.starts_with('/') && !value.starts_with("//"))
+    .then(|| (key, value.trim()))
 }
 
 /// `[::1]:8080`, which YAML takes for a list.

@@ -83,7 +83,8 @@ fn one(problem: &Problem, lines: &Lines<'_>, paint: Paint, out: &mut String) {
     if !problem.help.is_empty() {
         write(format_args!("{}: {}", note("help"), clean(&problem.help)));
     }
-    if let Some(suggestion) = &problem.suggestion {
+    // Blanks in place of a tab cannot be seen.
+    if let Some(suggestion) = problem.suggestion.as_ref().filter(|text| !text.trim().is_empty()) {
         write(format_args!("{}: {}", note("try"), clean(suggestion)));
     }
 }

@@ -160,3 +160,18 @@ fn the_number_of_problems_is_bounded() {
     assert_eq!(last.code, "too_many_problems");
     assert!(last.message.starts_with("29999 ") || last.message.starts_with("10000 "), "{}", last.message);
 }
+
+#[test]
+fn common_slips_of_yaml_are_named_where_they_are() {
+    let first = |text: &str| problems(text).into_iter().next().expect("it is not YAML");
+    let problem = first("listen: [::1]:8080\nroutes: []\n");
+    assert_eq!((problem.line, problem.column, problem.end_column), (1, 9, 19), "{problem:#?}");
+    assert_eq!(problem.suggestion.as_deref(), Some("\"[::1]:8080\""));
+    let problem = first("routes:\n  - to: \"http://a\n    path: /a\n");
+    assert_eq!((problem.line, problem.column), (2, 9), "{problem:#?}");
+    assert!(problem.message.contains("not closed"), "{problem:#?}");
+    let problem = first("routes:\n  - path:/a\n    to: http://a\n");
+    assert!(problem.help.contains("`path: /a`"), "{problem:#?}");
+    let problem = first("routes:\n  - path: /a\n   to: http://a\n");
+    assert!(problem.help.contains("one column"), "{problem:#?}");
+}

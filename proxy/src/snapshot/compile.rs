@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sealane_model::config::{Config, ListenAddress, Listener, Position};
 use sealane_model::decide::RouteTable;
+use sealane_model::impact::Compared;
 use sealane_model::problem::Problem;
 
 use super::{CompiledListener, Snapshot, TickLimits, pools, routes, tls};
@@ -70,6 +71,7 @@ pub(crate) fn compile(
         routes,
         table,
         caches: config.cache.as_ref().is_some_and(|cache| !cache.rules.is_empty()),
+        compared: Compared::of(&config),
         pools: compiled_pools,
         listeners,
         https_port: https_port.filter(|&port| port != 443),
