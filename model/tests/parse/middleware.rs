@@ -110,7 +110,7 @@ fn header_edits() {
 }
 
 #[test]
-fn cors() {
+fn cross_origin() {
     let cors = |config: &str| format!("{{ type: cors, config: {{ {config} }} }}");
     let Stage::Cors(found) =
         first(&cors("origins: ['https://A.test:443', 'http://*.b.test:8080', 'http://[::1]:3000']"))
