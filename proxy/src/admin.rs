@@ -7,11 +7,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 
+use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use axum::serve::IncomingStream;
 use axum::{Json, Router};
 use sealane_model::config::ListenAddress;
 use serde_json::{Value, json};
@@ -21,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
+use crate::admin::lockout::Lockout;
 use crate::clock::Moment;
 use crate::exposition;
 use crate::http1::request_head::host_of;
@@ -32,6 +35,7 @@ use crate::shared::{Shared, Stage};
 mod cache;
 mod explain;
 mod live;
+mod lockout;
 mod tls;
 
 /// Binds and serves. Where it is bound.
@@ -64,8 +68,14 @@ pub(crate) async fn start(
     let router = router(settings, shared, local.ip());
     let serving = runtime.spawn(async move {
         let served = match tls {
-            Some(acceptor) => axum::serve(tls::TlsListener::start(listener, acceptor), router).await,
-            None => axum::serve(listener, router).await,
+            Some(acceptor) => {
+                axum::serve(
+                    tls::TlsListener::start(listener, acceptor),
+                    router.into_make_service_with_connect_info::<Caller>(),
+                )
+                .await
+            }
+            None => axum::serve(listener, router.into_make_service_with_connect_info::<Caller>()).await,
         };
         if let Err(cause) = served {
             error!(%cause, "admin listener ended");
@@ -126,7 +136,10 @@ fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router 
     let guarded = match &settings.token {
         Some(token) => {
             let digest: [u8; 32] = Sha256::digest(token).into();
-            guarded.layer(middleware::from_fn(move |request: Request, next: Next| authorize(digest, request, next)))
+            let lockout = Arc::new(Lockout::default());
+            guarded.layer(middleware::from_fn(move |request: Request, next: Next| {
+                authorize(digest, Arc::clone(&lockout), request, next)
+            }))
         }
         None => guarded,
     };
@@ -269,12 +282,39 @@ fn is_bearer(authorization: Option<&[u8]>, digest: [u8; 32]) -> bool {
     token.is_some_and(|token| <[u8; 32]>::from(Sha256::digest(token)) == digest)
 }
 
-async fn authorize(digest: [u8; 32], request: Request, next: Next) -> Response {
+async fn authorize(digest: [u8; 32], lockout: Arc<Lockout>, request: Request, next: Next) -> Response {
+    let caller = request.extensions().get::<ConnectInfo<Caller>>();
+    let caller = caller.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(Caller(ip))| *ip);
+    let now_ms = Moment::now().millis();
+    if let Some(locked_ms) = lockout.locked_ms(caller, now_ms) {
+        let seconds = locked_ms.div_ceil(1000).to_string();
+        let refusal = refusal(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many wrong tokens from this address");
+        return ([(header::RETRY_AFTER, seconds)], refusal).into_response();
+    }
     let sent = request.headers().get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
     if is_bearer(sent, digest) {
         return next.run(request).await;
     }
+    if sent.is_some() {
+        lockout.guessed_wrong(caller, now_ms);
+    }
     refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a bearer token is required")
+}
+
+/// Who an admin connection comes from.
+#[derive(Clone, Copy, Debug)]
+struct Caller(IpAddr);
+
+impl Connected<IncomingStream<'_, TcpListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self(stream.remote_addr().ip())
+    }
+}
+
+impl Connected<IncomingStream<'_, tls::TlsListener>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, tls::TlsListener>) -> Self {
+        Self(stream.remote_addr().ip())
+    }
 }
 
 /// Refuses what a page of another site could make a browser on this machine send.

@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::error::Category;
 use crate::metrics::{
     CACHE_RESULTS, CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells, OTHER, PerThread,
-    SIZE_EDGES, STATUSES, lock, total,
+    RetryOutcome, SIZE_EDGES, STATUSES, lock, total,
 };
 use crate::middleware::jwt::token::Reject;
 use crate::shared::Shared;
@@ -107,10 +107,17 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     page.single("proxy_config_revision", "gauge", "The revision that is served; 0 for a local file.", revision);
     if let Some(snapshot) = snapshot {
         page.family("proxy_active_snapshot_info", "gauge", "The snapshot that is served.");
-        page.line(format_args!("proxy_active_snapshot_info{{version=\"{}\"}} 1", label(&snapshot.tag.label)));
+        let source = if snapshot.tag.number == 0 { "file" } else { "fleet" };
+        let version = label(&snapshot.tag.label);
+        page.line(format_args!("proxy_active_snapshot_info{{version=\"{version}\",source=\"{source}\"}} 1"));
     }
     let swaps = shared.registry.swaps.load(Ordering::Relaxed);
     page.single("proxy_snapshot_swaps_total", "counter", "Snapshots that were activated.", swaps);
+    page.family("proxy_config_apply_total", "counter", "Configs that were to be served, by what came of it.");
+    let rejected = shared.registry.rejected.load(Ordering::Relaxed);
+    for (result, value) in [("success", swaps), ("rejected", rejected)] {
+        page.line(format_args!("proxy_config_apply_total{{result=\"{result}\"}} {value}"));
+    }
     let connections: [(&str, &str, &str, u64); 9] = [
         ("proxy_connections_open", "gauge", "Client connections.", sum(&|cells| &cells.connections_open)),
         (
@@ -261,6 +268,14 @@ fn lanes(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
             let route = label(&route.id);
             page.line(format_args!("proxy_retries_total{{route=\"{route}\",outcome=\"{outcome}\"}} {value}"));
         }
+    }
+    let budget = "Retries that the budget refused.";
+    page.family("proxy_retry_budget_exhausted_total", "counter", budget);
+    for route in retrying.clone() {
+        let of_route = counted.iter().filter(|((id, _), _)| *id == route.id);
+        let value: u64 =
+            of_route.map(|(_, threads)| total(threads, |cells| &cells.retries[RetryOutcome::Budget as usize])).sum();
+        page.line(format_args!("proxy_retry_budget_exhausted_total{{route=\"{}\"}} {value}", label(&route.id)));
     }
     page.family("proxy_retry_budget_tokens", "gauge", "Retries that the budget has left.");
     for route in retrying {

@@ -231,6 +231,8 @@ pub(crate) struct Registry {
     /// Series that were folded into `other`.
     pub(crate) folded: AtomicU64,
     pub(crate) swaps: AtomicU64,
+    /// Configs that could not be served.
+    pub(crate) rejected: AtomicU64,
 }
 
 /// Revisions whose counters are kept.
@@ -247,6 +249,7 @@ impl Registry {
             revisions: Mutex::default(),
             folded: AtomicU64::new(0),
             swaps: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
         }
     }
 

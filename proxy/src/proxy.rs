@@ -172,9 +172,13 @@ impl Proxy {
     pub async fn prepare(&self, tag: RevisionTag, config: Arc<Config>) -> Result<Prepared, Vec<Problem>> {
         let inner = Arc::clone(&self.inner);
         let prepared = self.inner.background.handle().spawn(async move { inner.prepare(tag, config).await });
-        prepared.await.unwrap_or_else(|_| {
+        let prepared = prepared.await.unwrap_or_else(|_| {
             Err(vec![error("stopping", Position::default(), "", "the proxy stopped while the config was prepared")])
-        })
+        });
+        if prepared.is_err() {
+            self.inner.shared.registry.rejected.fetch_add(1, Ordering::Relaxed);
+        }
+        prepared
     }
 
     /// Serves a prepared snapshot. Returns once every worker serves it for new request heads.

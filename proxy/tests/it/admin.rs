@@ -78,6 +78,10 @@ async fn it_shows_what_is_served() {
         ("proxy_refused_total{category=\"bad_request\"}".to_owned(), 1.0),
         ("proxy_refused_total{category=\"circuit_open\"}".to_owned(), 0.0),
         ("proxy_config_revision".to_owned(), 1.0),
+        ("proxy_active_snapshot_info{version=\"r1\",source=\"fleet\"}".to_owned(), 1.0),
+        ("proxy_config_apply_total{result=\"success\"}".to_owned(), 1.0),
+        ("proxy_config_apply_total{result=\"rejected\"}".to_owned(), 0.0),
+        ("proxy_trace_spans_exported_total".to_owned(), 0.0),
         ("proxy_snapshot_swaps_total".to_owned(), 1.0),
         ("proxy_access_log_lines_dropped_total".to_owned(), 0.0),
     ] {
@@ -134,6 +138,18 @@ async fn a_token_guards_everything_but_health() {
             assert_eq!(ask(&proxy, path, headers).await.status, status, "{path} {headers}");
         }
     }
+}
+
+#[tokio::test]
+async fn wrong_tokens_lock_an_address_out_even_with_the_right_one_but_not_from_health() {
+    let proxy = Proxy::start(with_admin(|admin| admin.token = Some("secret".to_owned()))).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(ask(&proxy, "/metrics", "Authorization: Bearer wrong\r\n").await.status, 401);
+    }
+    let locked = ask(&proxy, "/metrics", "Authorization: Bearer secret\r\n").await;
+    assert_eq!(locked.status, 429);
+    assert!((1..=60).contains(&locked.header("retry-after").unwrap().parse::<u64>().unwrap()));
+    assert_eq!(ask(&proxy, "/healthz", "").await.status, 200);
 }
 
 #[tokio::test]
