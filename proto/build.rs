@@ -5,13 +5,15 @@ use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
-    let folder = root.join("sealane/v1");
-    println!("cargo:rerun-if-changed={}", folder.display());
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "proto") {
-            files.push(path);
+    for package in ["sealane/v1", "sealane/plugin/v1", "envoy/service/auth/v3"] {
+        let folder = root.join(package);
+        println!("cargo:rerun-if-changed={}", folder.display());
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "proto") {
+                files.push(path);
+            }
         }
     }
     files.sort();

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 pub use self::middleware::{
     AcceptId, Cache, CacheRule, CacheStore, Chain, ChainId, Compression, Cors, CorsOrigin, HeaderEdits,
-    HeaderTransform, JwksSource, Jwt, JwtAlgorithm, Plugin, PluginId, PluginKind, PreCompress, Redirect, RedirectPiece,
-    RequestId, Stage,
+    HeaderTransform, JwksSource, Jwt, JwtAlgorithm, Plugin, PluginId, PluginKind, PluginProtocol, PreCompress,
+    Redirect, RedirectPiece, RequestId, Stage,
 };
 pub use self::net::{CidrBlock, Endpoint, Host, HostMatch, ListenAddress, Scheme, TargetPath};
 pub use self::pool::{

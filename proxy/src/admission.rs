@@ -21,7 +21,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use sealane_model::config::{self, Config, PolicyId, RateLimitKey};
+use sealane_model::config::{self, Config, PluginKind, PolicyId, RateLimitKey};
 use sealane_model::decide::RouteTable;
 use sealane_model::problem::Problem;
 
@@ -36,9 +36,12 @@ use crate::middleware::compression::Compression;
 use crate::middleware::cors::Cors;
 use crate::middleware::header_transform::HeaderTransform;
 use crate::middleware::jwt::Auth;
+use crate::middleware::plugin::PluginStage;
 use crate::middleware::rate_limit::RateLimit;
 use crate::middleware::redirect::Redirect;
 use crate::middleware::request_id::RequestId;
+use crate::middleware::structured_logger::StructuredLogger;
+use crate::plugin::PluginKey;
 use crate::record::Record;
 use crate::request::Request;
 use crate::settings::Settings;
@@ -83,6 +86,10 @@ pub(crate) enum Stage {
     Redirect(Arc<Redirect>),
     /// Passes the trace's context on, also where no trace is exported. Nothing to run: [`Admission::traces`] says it.
     Tracing,
+    /// Asks an external plugin.
+    Plugin(Arc<PluginStage>),
+    /// A line for each request.
+    Logger(Arc<StructuredLogger>),
     /// The share of requests, 0 to 100, that get a line in the access log.
     AccessLog(f64),
     /// Looks for a stored answer. Comes last.
@@ -132,7 +139,7 @@ impl Chains {
         for chain in &config.middleware {
             let mut links = Vec::with_capacity(chain.stages.len());
             for (number, stage) in chain.stages.iter().enumerate() {
-                match link(stage, settings, live) {
+                match link(config, stage, settings, live) {
                     Ok(link) => links.extend(link),
                     Err((code, key, message)) => {
                         let path = format!("middleware[{}].stages[{number}].config.{key}", chain.id.0);
@@ -196,7 +203,7 @@ impl Chains {
 type Fault = (&'static str, &'static str, String);
 
 /// `None`: nothing to do for requests.
-fn link(stage: &config::Stage, settings: &Settings, live: &Live) -> Result<Option<Link>, Fault> {
+fn link(all: &Config, stage: &config::Stage, settings: &Settings, live: &Live) -> Result<Option<Link>, Fault> {
     Ok(Some(Link::Ready(match stage {
         config::Stage::RequestId(config) => Stage::RequestId(Arc::new(RequestId::compile(config))),
         config::Stage::Auth(config) => {
@@ -217,8 +224,29 @@ fn link(stage: &config::Stage, settings: &Settings, live: &Live) -> Result<Optio
         config::Stage::AccessLog { sample_percent } if *sample_percent < 100.0 => Stage::AccessLog(*sample_percent),
         config::Stage::Compression(config) => Stage::Compression(Arc::new(Compression::compile(config))),
         config::Stage::Tracing => Stage::Tracing,
-        config::Stage::Plugin(_) | config::Stage::AccessLog { .. } => return Ok(None),
+        config::Stage::Plugin(index) => plugin(&all.plugins[*index], live)?,
+        config::Stage::AccessLog { .. } => return Ok(None),
     })))
+}
+
+fn plugin(plugin: &config::Plugin, live: &Live) -> Result<Stage, Fault> {
+    let id: Arc<str> = Arc::from(&*plugin.id.0);
+    Ok(match &plugin.kind {
+        PluginKind::Builtin { .. } => Stage::Logger(Arc::new(StructuredLogger { id })),
+        PluginKind::ExternalGrpc { origin, ca_file, timeout, protocol, pass_credentials } => {
+            let key = PluginKey { id: plugin.id.0.clone(), origin: origin.clone(), ca_file: ca_file.clone() };
+            let live = live.plugins.take(key, &live.tls);
+            let live = live.map_err(|message| ("plugin_unusable", "plugin_ref", message))?;
+            Stage::Plugin(Arc::new(PluginStage {
+                id,
+                live,
+                protocol: *protocol,
+                timeout: *timeout,
+                fail_closed: plugin.fail_closed,
+                pass_credentials: *pass_credentials,
+            }))
+        }
+    })
 }
 
 impl Admission {
@@ -319,6 +347,8 @@ impl Stage {
             Self::Compression(stage) => stage.look(seen, edits),
             Self::Redirect(stage) => return stage.admit(seen),
             Self::Tracing => {}
+            Self::Plugin(stage) => return stage.admit(seen, edits),
+            Self::Logger(stage) => stage.note(seen),
             Self::AccessLog(percent) => edits.unlogged |= !is_sampled(*percent, seen.worker.random()),
             Self::Cache(stage) => return stage.admit(seen, edits),
         }

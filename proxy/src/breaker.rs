@@ -219,6 +219,12 @@ impl Breaker {
         }
     }
 
+    /// Opens a closed breaker, whatever the window says; whether it was closed.
+    pub(crate) fn trip(&self, plan: &BreakerPlan, now_ms: u64) -> bool {
+        let word = Word::unpack(self.word.0.load(Ordering::Acquire));
+        matches!(word, Word::Closed { .. }) && self.open(word, plan, now_ms)
+    }
+
     /// Times that it opened.
     pub(crate) fn trips(&self) -> u64 {
         self.trips.load(Ordering::Relaxed)

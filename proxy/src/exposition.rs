@@ -18,6 +18,7 @@ use crate::middleware::jwt::token::Reject;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
+mod plugins;
 mod resilience;
 
 /// Of [`text`].
@@ -36,6 +37,7 @@ pub(crate) fn text(shared: &Shared) -> String {
         resilience::ejections(&mut page, snapshot);
         resilience::hedges(&mut page, snapshot);
         resilience::traffic(&mut page, snapshot);
+        plugins::plugins(&mut page, shared, snapshot);
     }
     lock(&shared.others.0).iter().for_each(|other| page.out.push_str(&other()));
     page.out

@@ -66,6 +66,7 @@ mod health;
 mod jwks;
 mod metrics;
 mod outlier;
+mod plugin;
 mod sample;
 
 // Attached to a fleet: the only part that talks to an agent.

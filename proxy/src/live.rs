@@ -20,6 +20,7 @@ use crate::jwks::KeySources;
 use crate::limiter::Limiter;
 use crate::metrics::{Count, lock};
 use crate::outlier::{Judge, OutlierCells, Reason};
+use crate::plugin::Plugins;
 use crate::snapshot::tls::TlsLive;
 use crate::trace::export::Exporters;
 use crate::traffic::TrafficLive;
@@ -41,6 +42,7 @@ pub(crate) struct Live {
     endpoint_serial: AtomicU64,
     pub(crate) names: Names,
     pub(crate) key_sources: KeySources,
+    pub(crate) plugins: Plugins,
     pub(crate) tls: TlsLive,
     /// Where traces go.
     pub(crate) exporters: Exporters,
@@ -62,6 +64,7 @@ impl Live {
             endpoint_serial: AtomicU64::new(0),
             names: Names::default(),
             key_sources: KeySources::default(),
+            plugins: Plugins::default(),
             tls: TlsLive::default(),
             exporters: Exporters::default(),
         }
@@ -122,6 +125,7 @@ impl Live {
         self.budgets.tidy();
         self.limiters.tidy();
         self.key_sources.tidy();
+        self.plugins.tidy();
         self.breakers.tidy();
         self.traffic.tidy();
         self.hedges.tidy();

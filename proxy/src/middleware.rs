@@ -7,6 +7,8 @@ pub(crate) mod compression;
 pub(crate) mod cors;
 pub(crate) mod header_transform;
 pub(crate) mod jwt;
+pub(crate) mod plugin;
 pub(crate) mod rate_limit;
 pub(crate) mod redirect;
 pub(crate) mod request_id;
+pub(crate) mod structured_logger;

@@ -9,6 +9,7 @@ use sealane_model::latency;
 
 use crate::access_log::json_string;
 use crate::admission::Edits;
+use crate::admission::edits::PluginNotes;
 use crate::breaker::State;
 use crate::clock::{Civil, Moment, digits};
 use crate::connection::Peer;
@@ -257,6 +258,9 @@ impl Record {
             out.extend_from_slice(if note.is_empty() { default } else { note }.as_bytes());
             out.push(b'"');
         }
+        if let Some(notes) = self.edits.as_ref().and_then(|edits| edits.plugins.as_ref()) {
+            write_plugins(out, notes);
+        }
         out.extend_from_slice(&snapshot.log_members);
         out.extend_from_slice(b",\"reason\":\"");
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
@@ -319,6 +323,28 @@ impl Record {
             out.push(b'"');
         }
     }
+}
+
+/// What plugins did. Members of lines whose route has plugins.
+fn write_plugins(out: &mut Vec<u8>, notes: &PluginNotes) {
+    out.extend_from_slice(b",\"plugin_filters\":[");
+    for (index, filter) in notes.filters.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        json_string(out, filter);
+    }
+    let flag = |on: bool| if on { &b"true"[..] } else { b"false" };
+    out.extend_from_slice(b"],\"plugin_bypassed\":");
+    out.extend_from_slice(flag(!notes.bypass.is_empty()));
+    out.extend_from_slice(b",\"plugin_bypass_reason\":");
+    json_string(out, notes.bypass);
+    out.extend_from_slice(b",\"plugin_failure_mode\":");
+    json_string(out, if notes.fail_closed { "fail_closed" } else { "fail_open" });
+    out.extend_from_slice(b",\"plugin_shortcircuit\":");
+    out.extend_from_slice(flag(notes.short_circuit));
+    out.extend_from_slice(b",\"plugin_mutation_denied\":");
+    out.extend_from_slice(flag(notes.denied > 0));
 }
 
 fn write_client(out: &mut Vec<u8>, peer: &Peer, client: Client) {

@@ -309,15 +309,30 @@ pub struct Plugin {
     pub at: Position,
 }
 
+/// What an external plugin speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PluginProtocol {
+    /// `sealane.plugin.v1.FilterService`.
+    Sealane,
+    /// `envoy.service.auth.v3.Authorization`.
+    ExtAuthz,
+}
+
 /// What a plugin is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PluginKind {
     /// A gRPC server.
     ExternalGrpc {
-        /// `host:port`.
-        address: String,
-        /// Of one call.
+        /// `http://host:port`, or `https://host:port`.
+        origin: String,
+        /// PEM file of the CAs that an `https` server is verified with; `None`: the system's.
+        ca_file: Option<String>,
+        /// Of one call, connecting included.
         timeout: Duration,
+        /// What it speaks.
+        protocol: PluginProtocol,
+        /// It sees `Authorization`, `Proxy-Authorization` and `Cookie`.
+        pass_credentials: bool,
     },
     /// Part of the proxy.
     Builtin {

@@ -9,7 +9,7 @@ use super::policy::rate_limit;
 use super::read::{self, shown};
 use super::support::Feature;
 use super::tree::{Node, Value};
-use crate::config::{AcceptId, Chain, ChainId, Plugin, PluginId, PluginKind, Policy, RequestId, Stage};
+use crate::config::{AcceptId, Chain, ChainId, Plugin, PluginId, PluginKind, PluginProtocol, Policy, RequestId, Stage};
 
 mod compression;
 mod cors;
@@ -241,13 +241,15 @@ pub(super) fn web_url(node: &Node<'_>, findings: &mut Findings) -> Option<String
 }
 /// A plugin.
 pub(super) fn plugin(id: &str, node: &Node<'_>, findings: &mut Findings) -> Option<Plugin> {
+    const ALL: &[&str] =
+        &["id", "type", "address", "timeout", "fail_mode", "protocol", "pass_credentials", "ca_file", "name"];
     let (external, keys): (bool, &[&str]) = match node.get("type") {
         Some(kind) if read::one_of(kind, &[("external_grpc", true), ("builtin", false)], findings)? => {
-            (true, &["id", "type", "address", "timeout", "fail_mode"])
+            (true, &ALL[..ALL.len() - 1])
         }
         Some(_) => (false, &["id", "type", "name", "fail_mode"]),
         None => {
-            let keys = &["id", "type", "address", "timeout", "name", "fail_mode"];
+            let keys = ALL;
             let fields = Fields::open(node, "a plugin", keys, findings)?;
             fields.require("type", "`external_grpc` or `builtin`", findings);
             return None;
@@ -264,10 +266,34 @@ pub(super) fn plugin(id: &str, node: &Node<'_>, findings: &mut Findings) -> Opti
                     .suggest(target.origin);
                 return None;
             }
-            node.scalar().map(str::to_owned)
+            if target.scheme == crate::config::Scheme::H2c {
+                let message = "plugins are spoken to by HTTP/2 in any case";
+                findings.error(node, "bad_address", message).help("write `host:port` or `https://host:port`");
+                return None;
+            }
+            Some(target)
         });
         let timeout = fields.duration("timeout", Duration::from_millis(50), findings);
-        PluginKind::ExternalGrpc { address: address?, timeout }
+        let protocols = &[("sealane", PluginProtocol::Sealane), ("ext_authz", PluginProtocol::ExtAuthz)];
+        let protocol = fields.one_of("protocol", protocols, PluginProtocol::Sealane, findings);
+        let pass_credentials = fields.boolean("pass_credentials", protocol == PluginProtocol::ExtAuthz, findings);
+        let ca_file = fields.text("ca_file", "the path of a file", findings).map(str::to_owned);
+        let target = address?;
+        if let Some(node) = fields.get("ca_file")
+            && target.scheme != crate::config::Scheme::Https
+        {
+            let message = "a CA is of no use without TLS";
+            findings.error(node, "conflicting_keys", message).help("write the address as `https://host:port`");
+            return None;
+        }
+        let scheme = if target.origin.contains("://") { "" } else { "http://" };
+        PluginKind::ExternalGrpc {
+            origin: format!("{scheme}{}", target.origin),
+            ca_file,
+            timeout,
+            protocol,
+            pass_credentials,
+        }
     } else {
         let node = fields.require("name", "such as `structured_logger`", findings)?;
         PluginKind::Builtin { name: read::one_of(node, BUILTIN, findings)?.to_owned() }

@@ -64,7 +64,7 @@ const TABLE: &[Support] = &[
     row(Feature::Middleware, "`middleware`", true, REMOVE),
     row(Feature::Mtls, "asking clients for certificates", true, REMOVE),
     row(Feature::OutlierDetection, "`outlier_detection`", true, REMOVE),
-    row(Feature::Plugins, "`plugins`", false, REMOVE),
+    row(Feature::Plugins, "`plugins`", true, REMOVE),
     row(Feature::ProxyProtocol, "`proxy_protocol`", true, REMOVE),
     row(Feature::RateLimit, "`rate_limit`", true, REMOVE),
     row(

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::admission::Held;
 use crate::cache;
@@ -19,6 +20,8 @@ pub(crate) struct Edits {
     /// The pool that takes the request instead of the route's, by index.
     pub(crate) pool: Option<usize>,
     pub(crate) notes: Notes,
+    /// What plugins did; `None`: there were none.
+    pub(crate) plugins: Option<Box<PluginNotes>>,
     /// Who the request is from, once a token has been verified.
     pub(crate) identity: Option<Rc<Identity>>,
     /// The client takes answers in gzip.
@@ -41,7 +44,37 @@ pub(crate) struct Notes {
     pub(crate) variant: &'static str,
 }
 
+/// What plugins did, for the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PluginNotes {
+    /// Those that were asked.
+    pub(crate) filters: Vec<Arc<str>>,
+    /// Why one was done without; empty: none was.
+    pub(crate) bypass: &'static str,
+    /// What the last one does without an answer.
+    pub(crate) fail_closed: bool,
+    /// One answered the request.
+    pub(crate) short_circuit: bool,
+    /// Edits that were not theirs to make.
+    pub(crate) denied: u32,
+}
+
 impl Edits {
+    /// Adds to what plugins did.
+    pub(crate) fn note_plugin(&mut self, later: PluginNotes) {
+        let Some(notes) = &mut self.plugins else {
+            self.plugins = Some(Box::new(later));
+            return;
+        };
+        notes.filters.extend(later.filters);
+        if !later.bypass.is_empty() {
+            notes.bypass = later.bypass;
+        }
+        notes.fail_closed = later.fail_closed;
+        notes.short_circuit |= later.short_circuit;
+        notes.denied += later.denied;
+    }
+
     /// Keeps `value` until the request is over: a permit, or the leadership of a coalesced fetch.
     pub(crate) fn hold(&mut self, value: impl std::any::Any) {
         self.held.push(Box::new(value));
@@ -64,6 +97,9 @@ impl Edits {
         self.response.merge(&later.response);
         self.pool = later.pool.or(self.pool);
         self.notes.merge(later.notes);
+        if let Some(notes) = later.plugins {
+            self.note_plugin(*notes);
+        }
         self.identity = later.identity.or(self.identity.take());
         self.takes_gzip |= later.takes_gzip;
         self.unlogged |= later.unlogged;
@@ -77,6 +113,7 @@ impl Edits {
         self.response.clear();
         self.pool = None;
         self.notes = Notes::default();
+        self.plugins = None;
         self.identity = None;
         self.takes_gzip = false;
         self.unlogged = false;

@@ -22,6 +22,7 @@ mod listeners;
 mod logging;
 mod middleware;
 mod outliers;
+mod plugins;
 mod refusals;
 mod retries;
 mod rotation;
