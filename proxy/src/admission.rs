@@ -322,6 +322,8 @@ impl Stage {
             Self::Compression(_) => "compression",
             Self::Redirect(_) => "redirect",
             Self::Tracing => "tracing",
+            Self::Plugin(_) => "plugin",
+            Self::Logger(_) => "structured_logger",
             Self::AccessLog(_) => "access_log",
             Self::Cache(_) => "cache",
         }
