@@ -1,32 +1,33 @@
-//! Compiles the .proto files without a protoc binary and writes the descriptor set out for reflection.
+//! Compiles the .proto files without a protoc binary and writes the descriptor set out for reflection. What is spoken to
+//! collectors of traces and to plugins is compiled apart: no server of ours reflects it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("proto");
-    // The services of a fleet. Plugins are servers of other people: nothing of ours reflects their services.
-    let own = compile(&root, &["sealane/v1"])?;
-    let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptor.bin"), own.encode_file_descriptor_set())?;
-    let all = compile(&root, &["sealane/v1", "sealane/plugin/v1", "envoy/service/auth/v3"])?;
-    tonic_prost_build::configure().compile_fds(all.file_descriptor_set())?;
-    Ok(())
-}
-
-fn compile(root: &Path, packages: &[&str]) -> Result<protox::Compiler, Box<dyn std::error::Error>> {
+    let folder = root.join("sealane/v1");
+    println!("cargo:rerun-if-changed={}", folder.display());
     let mut files = Vec::new();
-    for package in packages {
-        let folder = root.join(package);
-        println!("cargo:rerun-if-changed={}", folder.display());
-        for entry in std::fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "proto") {
-                files.push(path);
-            }
+    for entry in std::fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "proto") {
+            files.push(path);
         }
     }
     files.sort();
-    let mut compiler = protox::Compiler::new([root])?;
+    let mut compiler = protox::Compiler::new([&root])?;
     compiler.include_source_info(true).include_imports(true).open_files(&files)?;
-    Ok(compiler)
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    println!("cargo:rerun-if-changed={}", root.join("opentelemetry").display());
+    let traces = "opentelemetry/proto/collector/trace/v1/trace_service.proto";
+    let compiled = protox::Compiler::new([&root])?.include_imports(true).open_file(traces)?.file_descriptor_set();
+    tonic_prost_build::configure().compile_fds(compiled)?;
+    for plugin in ["sealane/plugin/v1/filter.proto", "envoy/service/auth/v3/external_auth.proto"] {
+        println!("cargo:rerun-if-changed={}", root.join(plugin).display());
+        let compiled = protox::Compiler::new([&root])?.include_imports(true).open_file(plugin)?.file_descriptor_set();
+        tonic_prost_build::configure().compile_fds(compiled)?;
+    }
+    Ok(())
 }

@@ -283,9 +283,6 @@ impl PluginLive {
         leave.report(outcome, now.millis());
         if outcome == Outcome::Success {
             self.failures.store(0, Ordering::Relaxed);
-            if was_probe {
-                return;
-            }
         } else if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES_MAX
             && !was_probe
             && self.breaker.trip(&self.plan, now.millis())
