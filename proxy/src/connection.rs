@@ -403,7 +403,7 @@ impl Connection {
                 return Poll::Ready(Some(then));
             }
             let gone = self.stream.poll_gone(cx).is_ready();
-            if gone || (self.timer.is_due() && self.is_client_gone()) {
+            if gone || (self.timer.is_due() && self.client_end() == ClientEnd::Closed) {
                 return Poll::Ready(None);
             }
             self.timer.arm(cx, waiting.deadline().min(worker.wheel.now() + LOOK_TICKS));
@@ -520,11 +520,21 @@ impl Connection {
         let _ = before(timer, worker.wheel.after(LINGER_TIMEOUT), drained).await;
     }
 
-    /// Whether the client is gone for good. One that only says that it sends no more still reads its answer: `nc`, and
-    /// HTTP/1.0 clients, end their requests so (RFC 9112 §9.6 knows such half-closed connections).
-    pub(crate) fn is_client_gone(&self) -> bool {
-        self.stream.tcp().is_some_and(is_peer_gone)
+    /// What the client's end of the connection looks like; one system call.
+    pub(crate) fn client_end(&self) -> ClientEnd {
+        self.stream.tcp().map_or(ClientEnd::Open, peer_end)
     }
+}
+
+/// The client's end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientEnd {
+    Open,
+    /// It sends no more. `nc` and HTTP/1.0 clients end their requests so and still read the answer (RFC 9112 §9.6 knows
+    /// half-closed connections); a client that has closed looks the same until something is sent to it.
+    Half,
+    /// It is gone.
+    Closed,
 }
 
 /// Whether there is nothing but empty lines: before a request they are none of it (RFC 9112 §2.2), and do not start its
@@ -534,13 +544,20 @@ fn is_blank(bytes: &[u8]) -> bool {
 }
 
 /// One system call; only for connections that wait.
-fn is_peer_gone(tcp: &TcpStream) -> bool {
+fn peer_end(tcp: &TcpStream) -> ClientEnd {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    // Errors and the end of both directions are told without being asked for.
+    #[cfg(target_os = "linux")]
+    let asked = PollFlags::RDHUP;
+    #[cfg(not(target_os = "linux"))]
     let asked = PollFlags::empty();
     let mut fds = [PollFd::new(tcp, asked)];
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    if !poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) {
+        return ClientEnd::Open;
+    }
+    // Errors and the end of both directions are told without being asked for.
+    let is_closed = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL);
+    if is_closed { ClientEnd::Closed } else { ClientEnd::Half }
 }
 
 /// More than any head may have.
@@ -563,13 +580,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, _) = listener.accept().await.unwrap();
-        assert!(!is_peer_gone(&accepted));
+        assert_eq!(peer_end(&accepted), ClientEnd::Open);
         client.shutdown().await.unwrap();
         accepted.readable().await.unwrap();
-        assert!(!is_peer_gone(&accepted));
+        assert_eq!(peer_end(&accepted), ClientEnd::Half);
         client.set_zero_linger().unwrap();
         drop(client);
-        while !is_peer_gone(&accepted) {
+        while peer_end(&accepted) != ClientEnd::Closed {
             tokio::task::yield_now().await;
         }
     }

@@ -125,6 +125,8 @@ pub(crate) struct Exchange {
     /// Ticks.
     total_deadline: u64,
     try_deadline: u64,
+    /// Tick at which the client was first seen to send no more.
+    half_closed: Option<u64>,
     pace: Pace,
 }
 
@@ -282,6 +284,7 @@ impl Exchange {
             // A stage may have waited since.
             total_deadline: compiled.timeout.map_or(NEVER, |ticks| record.started.tick() + ticks + 1),
             try_deadline: per_try.map_or(NEVER, |ticks| now + ticks + 1),
+            half_closed: None,
             pace: Pace::new(now),
             record,
         });

@@ -6,7 +6,7 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use crate::connection::Connection;
+use crate::connection::{ClientEnd, Connection};
 use crate::error::{Failure, FailureKind};
 use crate::exchange::Exchange;
 use crate::timer::{NEVER, ticks};
@@ -14,6 +14,8 @@ use crate::worker::Worker;
 
 /// Between two looks at whether a client that waits for an answer is still there.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a client that sends no more is waited with for its answer.
+const HALF_CLOSED_GRACE: Duration = Duration::from_secs(5);
 /// What a body may start late by, before its rate counts.
 const BODY_GRACE: Duration = Duration::from_secs(5);
 /// The longest pause of a body, however fast it was before.
@@ -79,12 +81,22 @@ impl Exchange {
         }
         let looks = !self.answered && waiting == Waiting::UpstreamSends;
         let gone = connection.stream.poll_gone(cx).is_ready();
-        if gone || (looks && connection.timer.is_due() && connection.is_client_gone()) {
+        if gone || (looks && connection.timer.is_due() && self.is_client_gone(connection, now)) {
             return Poll::Ready(Err(Failure::rule(FailureKind::ClientGone, "the client closed the connection")));
         }
         let look = if looks { now + ticks(LOOK) } else { NEVER };
         connection.timer.arm(cx, deadline.min(look));
         Poll::Pending
+    }
+
+    /// Whether nobody waits for the answer any more. A client that sends no more has [`HALF_CLOSED_GRACE`]: an endpoint does
+    /// not go on for long for one that has closed, and one that only ended its sending side gets a usual answer.
+    fn is_client_gone(&mut self, connection: &Connection, now: u64) -> bool {
+        match connection.client_end() {
+            ClientEnd::Open => false,
+            ClientEnd::Closed => true,
+            ClientEnd::Half => now >= *self.half_closed.get_or_insert(now) + ticks(HALF_CLOSED_GRACE),
+        }
     }
 
     fn waiting(&self, connection: &Connection) -> Waiting {

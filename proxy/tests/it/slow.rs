@@ -138,6 +138,28 @@ async fn a_client_that_leaves_is_noticed_and_the_endpoint_told() {
 }
 
 #[tokio::test]
+async fn an_endpoint_does_not_go_on_for_a_client_that_has_closed() {
+    let (told, mut hear) = tokio::sync::mpsc::channel(1);
+    let origin = Origin::scripted(move |mut connection: OriginConnection| {
+        let told = told.clone();
+        async move {
+            connection.request().await;
+            while connection.fill().await {}
+            told.send(()).await.unwrap();
+        }
+    })
+    .await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let mut client = proxy.client().await;
+    client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    until("the request", async || (origin.connections() == 1).then_some(())).await;
+    // An orderly end, as a browser's stop button makes it.
+    drop(client);
+    patiently("the endpoint", hear.recv()).await;
+    proxy.until_metric("proxy_refused_total{category=\"client_closed\"}", 1.0).await;
+}
+
+#[tokio::test]
 async fn a_flood_of_slow_clients_does_not_slow_a_good_one() {
     let origin = Origin::start(|_| ok("fine")).await;
     let proxy = TestProxy::start(&to(&[origin.address])).await;
