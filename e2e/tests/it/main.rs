@@ -1,6 +1,7 @@
 //! Real processes, real sockets.
 
 mod faults;
+mod monitoring;
 mod rollouts;
 mod run;
 mod sandbox;
