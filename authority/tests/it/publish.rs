@@ -186,11 +186,3 @@ async fn classes_that_are_not_for_files_are_refused() {
         assert_eq!(running.config().publish(classed).await.unwrap_err().code(), Code::InvalidArgument);
     }
 }
-
-#[tokio::test]
-async fn a_gate_that_is_not_run_yet_is_refused_rather_than_believed() {
-    let running = Running::start().await;
-    let text = format!("{CONFIG}rollout:\n  cold_start_gate: true\n");
-    let refused = running.config().publish(request(&text)).await.unwrap_err();
-    assert!(refused.message().contains("rollout.cold_start_gate"), "{}", refused.message());
-}
