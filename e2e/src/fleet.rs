@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -72,14 +73,26 @@ pub struct Fleet {
 /// For anything that should be there in a moment.
 const SOON: Duration = Duration::from_secs(30);
 
-/// A loopback address that was free a moment ago.
+/// Ports for [`free_address`]: below those that the system gives to outgoing connections and to port 0, so that nobody takes
+/// one between the look and its use.
+const PORTS: std::ops::Range<u16> = 10_240..32_000;
+
+/// A loopback address that nobody listens on, and that this process is not given again soon.
 ///
 /// # Panics
-/// If no port is free.
+/// If there is none.
 #[must_use]
 pub fn free_address() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound address")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Test processes that run at the same time begin at different places.
+    let start = std::process::id().wrapping_mul(977);
+    let count = u32::from(PORTS.end - PORTS.start);
+    let free = (0..count).find_map(|_| {
+        let offset = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % count;
+        let address = SocketAddr::from(([127, 0, 0, 1], PORTS.start + offset as u16));
+        std::net::TcpListener::bind(address).is_ok().then_some(address)
+    });
+    free.expect("a free port")
 }
 
 impl Fleet {

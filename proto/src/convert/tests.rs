@@ -44,6 +44,7 @@ fn full_root() -> RootDocument {
         first_share_max_bp: Some(250),
         change_classes: vec![ChangeClass::Standard, ChangeClass::Revert],
     };
+    root.epoch_max = Some(Epoch(2));
     root
 }
 
@@ -144,6 +145,7 @@ fn reread<M: prost::Message + Default>(name: &str, bytes: &[u8]) -> M {
 fn the_generated_code_reads_every_signed_document_of_the_model_field_by_field() {
     let root: v1::TrustRoot = reread("TrustRoot", &full_root().sign(&[]).payload);
     assert_eq!((root.fleet_id.as_str(), root.version, root.created_at_unix_ms), ("f", 1, 9));
+    assert_eq!(root.epoch_max, 2);
     assert_eq!(root.keys[0].public_key, key().public().to_bytes());
     assert_eq!((root.keys[0].offline, root.keys[0].comment.as_str()), (true, "in the safe"));
     let roles: Vec<_> = root.roles.iter().map(|role| (role.name.as_str(), role.threshold)).collect();
