@@ -87,7 +87,6 @@ async fn every_metric_of_dashboards_and_alerts_is_exported() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "says why it was skipped")]
 fn alert_rules_keep_their_promises_where_promtool_is_installed() {
     let monitoring = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/monitoring");
     let tested = std::process::Command::new("promtool")
