@@ -26,8 +26,21 @@ pub(crate) struct Samples {
 
 #[derive(Debug, Default)]
 struct Ring {
+    /// Made at the first request, all of them with room for usual texts: a request in steady state allocates nothing.
     shapes: Vec<Shape>,
+    /// Slots that have been filled.
+    used: usize,
     next: usize,
+}
+
+fn slot() -> Shape {
+    Shape {
+        request_id: String::with_capacity(32),
+        method: String::with_capacity(8),
+        host: String::with_capacity(32),
+        path: String::with_capacity(64),
+        ..Shape::default()
+    }
 }
 
 impl Samples {
@@ -48,11 +61,11 @@ impl Samples {
         }
         let Ok(mut ring) = self.ring.lock() else { return };
         let ring = &mut *ring;
-        if ring.shapes.len() < SHAPES_MAX {
-            ring.next = ring.shapes.len();
-            ring.shapes.push(Shape::default());
+        if ring.shapes.is_empty() {
+            ring.shapes.resize_with(SHAPES_MAX, slot);
         }
         let at = ring.next;
+        ring.used = ring.used.max(at + 1);
         ring.next = (at + 1) % SHAPES_MAX;
         let Some(shape) = ring.shapes.get_mut(at) else { return };
         fill(shape, request_id, head, compared);
@@ -60,7 +73,7 @@ impl Samples {
 
     /// What is remembered, in no order.
     pub(crate) fn shapes(&self) -> Vec<Shape> {
-        self.ring.lock().map(|ring| ring.shapes.clone()).unwrap_or_default()
+        self.ring.lock().map(|ring| ring.shapes[..ring.used].to_vec()).unwrap_or_default()
     }
 }
 

@@ -39,6 +39,15 @@ pub const CODES: &[Code] = &[
         "YAML parsers silently keep one of them, and not all keep the same",
         "keep one; two lists under one key become one list",
         "routes: [{ to: http://a }]\nroutes: [{ to: http://b }]", "routes: [{ path: /a, to: http://a }, { to: http://b }]"),
+    // What this machine has of it.
+    row(Error, "collector_unusable", "Spans cannot be sent to the collector",
+        "An endpoint that is no address, or a certificate authority that cannot be read, would lose every span silently",
+        "name the collector's OTLP/gRPC address, port 4317 as a rule",
+        "tracing: { otlp_endpoint: collector }", "tracing: { otlp_endpoint: \"http://collector:4317\" }"),
+    row(Error, "plugin_unusable", "A plugin cannot be called as it is written",
+        "A chain that skips a stage because its plugin was misspelt is a chain without that stage",
+        "look at the plugin's `address` and `ca_file`",
+        "", ""),
     // Its bounds.
     row(Error, "empty_file", "There is nothing in the file",
         "An empty config would answer every request with 404", "start from the file that `sealane init` writes",
