@@ -331,7 +331,7 @@ pub enum PluginKind {
         timeout: Duration,
         /// What it speaks.
         protocol: PluginProtocol,
-        /// It sees `Authorization`, `Proxy-Authorization` and `Cookie`.
+        /// It sees `Authorization` and `Cookie`.
         pass_credentials: bool,
     },
     /// Part of the proxy.

@@ -355,7 +355,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("address", Text, "", "Of `external_grpc`: `host:port`, or `https://host:port`"),
         key("timeout", Duration, "\"50ms\"", "Of one call, connecting included"),
         key("protocol", OneOf(&["sealane", "ext_authz"]), "\"sealane\"", "Of `external_grpc`: `sealane.plugin.v1.FilterService`, or Envoy's `Authorization`"),
-        key("pass_credentials", Boolean, "", "Whether it sees `Authorization`, `Proxy-Authorization` and `Cookie`; so it is for `ext_authz` where it is not written"),
+        key("pass_credentials", Boolean, "", "Whether it sees `Authorization` and `Cookie`; so it is for `ext_authz` where it is not written"),
         key("ca_file", Text, "", "PEM file of the CAs that an `https://` server is verified with; the system's when it is not written"),
         key("name", OneOf(&["structured_logger"]), "", "Of `builtin`"),
         key("fail_mode", OneOf(&["closed", "open"]), "\"closed\"", "Without an answer: refuse the request, or go on"),

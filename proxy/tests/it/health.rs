@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use crate::support::{Origin, TestProxy, ok, to, until};
 
@@ -126,9 +125,5 @@ async fn failures_in_a_row_eject_an_endpoint_for_a_while() {
     };
     assert_eq!(statuses(&mut client, 6).await, [503, 200, 503, 200, 503, 200]);
     assert_eq!(statuses(&mut client, 6).await, [200; 6]);
-    until("the end of the ejection", async || {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        (client.get("/").await.status == 503).then_some(())
-    })
-    .await;
+    until("the end of the ejection", async || (client.get("/").await.status == 503).then_some(())).await;
 }
