@@ -29,6 +29,7 @@ use crate::answer::Local;
 use crate::cache::rules;
 use crate::cache::stage::CacheStage;
 use crate::connection::PeerTls;
+use crate::hooks::{self, Hooks};
 use crate::http1::field::Fields;
 use crate::jwks::Place;
 use crate::live::Live;
@@ -51,6 +52,7 @@ use crate::traffic::stage::{self, CompiledTraffic};
 use crate::worker::Worker;
 
 pub(crate) mod edits;
+pub(crate) mod guest;
 pub(crate) mod wait;
 
 pub(crate) use edits::Edits;
@@ -92,6 +94,8 @@ pub(crate) enum Stage {
     Logger(Arc<StructuredLogger>),
     /// The share of requests, 0 to 100, that get a line in the access log.
     AccessLog(f64),
+    /// What the program that uses this crate wants.
+    Hooks(Arc<Hooks>),
     /// Looks for a stored answer. Comes last.
     Cache(Arc<CacheStage>),
 }
@@ -118,7 +122,11 @@ pub(crate) enum Admitted {
 
 /// The chains of a config, compiled as far as routes do not matter.
 #[derive(Debug)]
-pub(crate) struct Chains(Vec<Vec<Link>>);
+pub(crate) struct Chains {
+    chains: Vec<Vec<Link>>,
+    /// `None`: there are none.
+    hooks: Option<Arc<Hooks>>,
+}
 
 /// A stage, or what a route makes one of.
 #[derive(Debug)]
@@ -149,7 +157,11 @@ impl Chains {
             }
             chains.push(links);
         }
-        if problems.is_empty() { Ok(Self(chains)) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let hooks = (!settings.hooks.is_empty()).then(|| Arc::new(settings.hooks.clone()));
+        Ok(Self { chains, hooks })
     }
 
     /// What the route with this number does with a request: its chain, at the start of that the limit of its policy, and
@@ -162,7 +174,7 @@ impl Chains {
         live: &Live,
     ) -> Option<Box<Admission>> {
         let route = &config.routes[index];
-        let links = route.middleware.map(|chain| self.0[chain].as_slice()).unwrap_or_default();
+        let links = route.middleware.map(|chain| self.chains[chain].as_slice()).unwrap_or_default();
         let limit = |config: &config::RateLimit, name: &str| {
             Stage::RateLimit(Arc::new(RateLimit::compile(config, live.limiter(&route.id.0, name))))
         };
@@ -189,8 +201,11 @@ impl Chains {
         if plan.is_some_and(|plan| plan.stable != route.pool || plan.canary.is_some() || plan.cohorts.is_some()) {
             stages.insert(0, Stage::TrafficSide);
         }
+        stages.extend(self.hooks.as_ref().map(|hooks| Stage::Hooks(Arc::clone(hooks))));
         // What is stored is served whatever else goes on; a place is for who goes to an endpoint.
-        let cache = CacheStage::new(index, rules::compile(config, index, table));
+        let by_hooks = self.hooks.as_ref().filter(|hooks| hooks.may_cache());
+        let by_hooks = by_hooks.map(|_| Arc::new(rules::of_hooks(config, index)));
+        let cache = CacheStage::new(index, rules::compile(config, index, table), by_hooks);
         stages.extend(cache.map(|cache| Stage::Cache(Arc::new(cache))));
         if plan.is_some_and(|plan| plan.overload.is_some()) {
             stages.push(Stage::TrafficPlace);
@@ -325,6 +340,7 @@ impl Stage {
             Self::Plugin(_) => "plugin",
             Self::Logger(_) => "structured_logger",
             Self::AccessLog(_) => "access_log",
+            Self::Hooks(_) => "hooks",
             Self::Cache(_) => "cache",
         }
     }
@@ -352,6 +368,7 @@ impl Stage {
             Self::Plugin(stage) => return stage.admit(seen, edits),
             Self::Logger(stage) => stage.note(seen),
             Self::AccessLog(percent) => edits.unlogged |= !is_sampled(*percent, seen.worker.random()),
+            Self::Hooks(hooks) => return hooks::admit(hooks, seen, edits),
             Self::Cache(stage) => return stage.admit(seen, edits),
         }
         Step::Continue

@@ -47,6 +47,7 @@ mod download;
 mod fill;
 mod head;
 mod hedge;
+mod hooks;
 pub(crate) mod refresh;
 mod retry;
 mod upload;
@@ -413,6 +414,7 @@ impl Exchange {
         let category = failure.kind.category();
         if self.answered && failure.kind.is_upstream() {
             self.note_attempt(Attempt::Failed, worker);
+            self.tell_hooks(&failure);
         }
         if self.answered || category == Category::ClientClosed {
             self.record.reason = Some(category);

@@ -8,8 +8,10 @@
 //! Modules in the order in which a reader meets them.
 
 // A process, its threads and what they share.
+pub mod builder;
 mod drain;
 pub mod handover;
+pub mod hooks;
 mod inherit;
 mod judge;
 pub mod proxy;

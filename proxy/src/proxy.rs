@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sealane_model::config::{Config, Position};
+use sealane_model::config::{CacheStore, Config, Position};
 use sealane_model::latency;
 use sealane_model::problem::Problem;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +17,7 @@ use tokio::time;
 use tracing::info;
 
 use crate::admin::AdminListener;
+use crate::builder::Builder;
 use crate::cache::{CacheStats, Purge, PurgeError};
 use crate::drain;
 use crate::exposition;
@@ -133,6 +134,12 @@ pub struct RevisionObservation {
 }
 
 impl Proxy {
+    /// A proxy inside another program, with hooks.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
     /// Starts threads and the admin listener. Nothing is served yet: `/healthz` is fine, `/ready` says 503.
     ///
     /// # Errors
@@ -359,7 +366,9 @@ impl Inner {
         let snapshot = Arc::new(snapshot);
         let admissions = snapshot.routes.iter().filter_map(|route| route.admission.as_ref());
         let fingerprints = admissions.flat_map(|admission| admission.fingerprints()).collect();
-        self.shared.cache.adopt(snapshot.config.cache.as_ref().map(|cache| &cache.store), fingerprints);
+        let default = self.shared.settings.hooks.may_cache().then(CacheStore::default);
+        let store = snapshot.config.cache.as_ref().map(|cache| &cache.store).or(default.as_ref());
+        self.shared.cache.adopt(store, fingerprints);
         if let Some(before) = self.shared.current.swap(Arc::clone(&snapshot)) {
             self.background.handle().spawn(retire(before));
         }

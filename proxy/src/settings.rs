@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use sealane_model::config::{AccessSink, ListenAddress, Shutdown};
 
+use crate::hooks::Hooks;
+
 pub use crate::inherit::Inherited;
 
 /// What a process decides for itself, whatever config it serves.
@@ -32,6 +34,8 @@ pub struct Settings {
     pub shutdown: Option<Shutdown>,
     /// Listening sockets that another process opened.
     pub inherited: Inherited,
+    /// What the program that uses this crate does with requests and answers.
+    pub hooks: Hooks,
 }
 
 impl Default for Settings {
@@ -48,6 +52,7 @@ impl Default for Settings {
             allow_env: false,
             shutdown: None,
             inherited: Inherited::default(),
+            hooks: Hooks::default(),
         }
     }
 }

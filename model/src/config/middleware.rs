@@ -261,6 +261,18 @@ pub struct CacheStore {
     pub pre_compress: Option<PreCompress>,
 }
 
+impl Default for CacheStore {
+    fn default() -> Self {
+        Self {
+            total_bytes_max: 256 << 20,
+            entries_max: 10_000,
+            entry_bytes_max: 4 << 20,
+            stale_while_revalidate: Duration::ZERO,
+            pre_compress: None,
+        }
+    }
+}
+
 /// Stored gzip variants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PreCompress {

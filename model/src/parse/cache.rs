@@ -13,10 +13,10 @@ use crate::config::{Cache, CacheRule, CacheStore, PathMatch, PreCompress};
 /// The cache: a list of rules, or `{ store, rules }`.
 pub(super) fn cache(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Option<Cache> {
     let (store, rules) = match &node.value {
-        Value::List(_) => (default_store(), Some(node)),
+        Value::List(_) => (CacheStore::default(), Some(node)),
         Value::Map(_) | Value::Scalar { .. } => {
             let fields = Fields::open(node, "`cache`", &["store", "rules"], findings)?;
-            let store = fields.get("store").map_or_else(default_store, |node| store(node, findings));
+            let store = fields.get("store").map_or_else(CacheStore::default, |node| store(node, findings));
             (store, fields.get("rules"))
         }
     };
@@ -24,18 +24,8 @@ pub(super) fn cache(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Find
     Some(Cache { store, rules: rules.iter().filter_map(|item| rule(item, routes, findings)).collect() })
 }
 
-fn default_store() -> CacheStore {
-    CacheStore {
-        total_bytes_max: 256 << 20,
-        entries_max: 10_000,
-        entry_bytes_max: 4 << 20,
-        stale_while_revalidate: Duration::ZERO,
-        pre_compress: None,
-    }
-}
-
 fn store(node: &Node<'_>, findings: &mut Findings) -> CacheStore {
-    let default = default_store();
+    let default = CacheStore::default();
     let keys = &["max_total", "max_entries", "max_entry", "stale_while_revalidate", "pre_compress"];
     let Some(fields) = Fields::open(node, "`store`", keys, findings) else { return default };
     let entries_max = fields.get("max_entries").and_then(|node| read::integer(node, 1..=u64::MAX, findings));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::admission::Held;
 use crate::cache;
+use crate::hooks::{Hooked, Target};
 use crate::http1::field::{Known, KnownSet};
 use crate::http1::write;
 use crate::middleware::jwt::Identity;
@@ -30,6 +31,10 @@ pub(crate) struct Edits {
     pub(crate) unlogged: bool,
     /// The id that the request takes over; empty: it keeps its own.
     request_id: Vec<u8>,
+    /// Where hooks want the request to go.
+    pub(crate) target: Option<Box<Target>>,
+    /// Hooks that want to see what comes of the request.
+    pub(crate) hooked: Option<Rc<Hooked>>,
     /// What the cache wants to know of the answer.
     pub(crate) cache: Option<Box<cache::fill::Task>>,
     held: Vec<Held>,
@@ -103,6 +108,8 @@ impl Edits {
         self.identity = later.identity.or(self.identity.take());
         self.takes_gzip |= later.takes_gzip;
         self.unlogged |= later.unlogged;
+        self.target = later.target.or(self.target.take());
+        self.hooked = later.hooked.or(self.hooked.take());
         self.cache = later.cache.or(self.cache.take());
         self.held.extend(later.held);
     }
@@ -118,6 +125,8 @@ impl Edits {
         self.takes_gzip = false;
         self.unlogged = false;
         self.request_id.clear();
+        self.target = None;
+        self.hooked = None;
         self.cache = None;
         self.held.clear();
     }

@@ -32,6 +32,8 @@ pub(crate) struct Entry {
     pub(crate) gzip: Gzip,
     /// Seconds since 1970 when it was made, by its `Date`.
     pub(crate) date: u64,
+    /// A hook wanted it kept: it is not asked for anew, nor served stale.
+    pub(crate) by_hook: bool,
     /// Times it may still be served, where a hook bounded that.
     pub(crate) hits_left: Option<AtomicU32>,
     /// It was used since the eviction looked at it last.

@@ -5,11 +5,12 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use sealane_model::config::PreCompress;
 use sealane_model::decide::HeaderView;
 
 use super::Cache;
@@ -24,6 +25,7 @@ use super::serve::{self, Forward, How, Served};
 use super::vary::Selected;
 use crate::answer::{Content, Local, Source};
 use crate::clock::Moment;
+use crate::hooks::{Keep, Wish};
 use crate::http1::framing::Framing;
 use crate::worker::Worker;
 
@@ -92,6 +94,8 @@ pub(crate) struct AnswerHead<'a> {
     pub(crate) lines: LinesView<'a>,
     pub(crate) framing: Framing,
     pub(crate) content_length: Option<u64>,
+    /// What a hook wants of it.
+    pub(crate) wish: Wish,
 }
 
 /// Who fetches for all who wait.
@@ -182,7 +186,17 @@ impl Fill {
             return Err(NOT_CACHEABLE);
         }
         let facts = ResponseFacts::read(head.status, &head.lines, received.wall);
-        let policy = facts.judge(&self.rule.store, self.asker, self.asked, received).map_err(|_| NOT_CACHEABLE)?;
+        let policy = match head.wish {
+            Wish::None => facts.judge(&self.rule.store, self.asker, self.asked, received),
+            Wish::Keep(keep) => facts.keep(keep.ttl, received),
+            Wish::Never => return Err(NOT_CACHEABLE),
+        };
+        let policy = policy.map_err(|_| NOT_CACHEABLE)?;
+        if let Wish::Keep(keep) = head.wish
+            && let Some(rule) = kept_rule(&self.rule, keep)
+        {
+            self.rule = Arc::new(rule);
+        }
         let request = LinesView(&self.request);
         let selected = Selected::read(&head.lines, &request).ok_or(NOT_CACHEABLE)?;
         let announced = match head.framing {
@@ -253,7 +267,11 @@ impl Fill {
             announced,
             gzip: if compresses { Gzip::Made(Arc::default()) } else { Gzip::Never },
             date: facts.date().unwrap_or(received.wall),
-            hits_left: None,
+            by_hook: matches!(head.wish, Wish::Keep(_)),
+            hits_left: match head.wish {
+                Wish::Keep(keep) => keep.hits_max.map(AtomicU32::new),
+                Wish::None | Wish::Never => None,
+            },
             used: AtomicBool::new(false),
         })
     }
@@ -301,6 +319,7 @@ impl Fill {
             announced: stale.announced,
             gzip: stale.gzip.clone(),
             date: facts.date().unwrap_or(received.wall),
+            by_hook: false,
             hits_left: None,
             used: AtomicBool::new(true),
         };
@@ -343,6 +362,24 @@ impl Fill {
         local(serve::serve(entry, &LinesView(&self.request), self.is_get, how, now.ms, now.wall))
     }
 }
+
+/// The rule with what a hook wants of the compressed copy; `None`: it wants nothing of it.
+fn kept_rule(rule: &CompiledRule, keep: Keep) -> Option<CompiledRule> {
+    let plan = rule.pre_compress.as_ref();
+    let on = keep.pre_compress.unwrap_or(plan.is_some());
+    if keep.pre_compress.is_none() && keep.length_min.is_none() {
+        return None;
+    }
+    let pre_compress = on.then(|| PreCompress {
+        level: plan.map_or(LEVEL, |plan| plan.level),
+        length_min: keep.length_min.or(plan.map(|plan| plan.length_min)).unwrap_or(LENGTH_MIN),
+    });
+    Some(CompiledRule { pre_compress, ..rule.clone() })
+}
+
+/// What a compressed copy is made with, and of how many bytes at least, where neither config nor hook says it.
+const LEVEL: u32 = 6;
+const LENGTH_MIN: u64 = 512;
 
 impl Invalidate {
     fn judge(&self, head: &AnswerHead<'_>) {

@@ -4,6 +4,8 @@
 //! Knows nothing of sockets, keys and how answers are stored. Seconds of wall time come in from outside only to be
 //! compared with `Date`; what has passed since is counted on the monotonic clock in milliseconds.
 
+use std::time::Duration;
+
 use sealane_model::decide::HeaderView;
 
 use super::date;
@@ -12,6 +14,8 @@ use super::directives::{RequestDirectives, ResponseDirectives, SECONDS_MAX, digi
 /// The heuristic share of an answer's age at the origin (RFC 9111 §4.2.2), in percent, and its bound in seconds.
 const HEURISTIC_PERCENT: u64 = 10;
 const HEURISTIC_MAX: u64 = 24 * 3600;
+/// How long a hook may want an answer kept: a year.
+const KEEP_SECONDS_MAX: u64 = 365 * 24 * 3600;
 /// Statuses that are cacheable without saying so (RFC 9110 §15.1), but for 206, which is never stored.
 const HEURISTIC_STATUSES: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
 
@@ -227,6 +231,31 @@ impl ResponseFacts {
             return Err(NotStored::NoFreshness);
         }
         Ok(policy)
+    }
+
+    /// The same where a hook wants it kept for this time: what cannot be stored as a whole is not.
+    ///
+    /// # Errors
+    /// The first reason against it.
+    pub(crate) fn keep(&self, ttl: Duration, received: Instant) -> Result<Policy, NotStored> {
+        if matches!(self.status, 0..200 | 206 | 304) {
+            return Err(NotStored::Status);
+        }
+        if self.varies_on_all {
+            return Err(NotStored::VaryAll);
+        }
+        if self.event_stream {
+            return Err(NotStored::EventStream);
+        }
+        Ok(Policy {
+            lifetime_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX).min(KEEP_SECONDS_MAX * 1000),
+            initial_age_ms: 0,
+            received_ms: received.ms,
+            always_revalidate: false,
+            may_be_stale: false,
+            stale_while_revalidate_ms: None,
+            stale_if_error_ms: None,
+        })
     }
 
     /// Seconds (RFC 9111 §4.2.1); `None`: nothing says or suggests any.

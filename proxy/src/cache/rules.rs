@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::policy::StoreRule;
 
 /// What a rule means for the requests of one route.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CompiledRule {
     /// Differs when something differs that what is stored may depend on.
     pub(crate) fingerprint: u64,
@@ -56,6 +56,22 @@ fn compile_rule(config: &Config, cache: &config::Cache, route: usize, rule: &con
     }
 }
 
+/// The rule for requests that no rule of the config takes, where hooks may want answers kept: by itself nothing is.
+pub(crate) fn of_hooks(config: &Config, route: usize) -> CompiledRule {
+    let store = config.cache.as_ref().map(|cache| cache.store.clone()).unwrap_or_default();
+    CompiledRule {
+        fingerprint: number(&format!("hooks {:?}", of_route(config, route))),
+        takes_get: true,
+        takes_head: true,
+        store: StoreRule { status: Some(Vec::new()), ttl: None, auth_aware: true },
+        vary: Vec::new(),
+        body_bytes_max: store.entry_bytes_max,
+        coalesce: None,
+        stale_ms: 0,
+        pre_compress: store.pre_compress,
+    }
+}
+
 /// A number of the rule and of everything else that decides what an endpoint is asked for on this route.
 fn fingerprint(config: &Config, cache: &config::Cache, route: usize, rule: &config::CacheRule) -> u64 {
     let config::CacheRule {
@@ -70,16 +86,25 @@ fn fingerprint(config: &Config, cache: &config::Cache, route: usize, rule: &conf
         coalesce: _,
         at: _,
     } = rule;
-    let route = &config.routes[route];
-    let chain = route.middleware.map(|chain| format!("{:?}", config.middleware[chain].stages));
-    let pool = &config.pools[route.pool];
     let text = format!(
         "{:?}",
         (
             (path, methods, status, ttl, vary_headers, entry_bytes_max, auth_aware, &cache.store.pre_compress),
-            (&route.id, &route.rewrite, &pool.id, &pool.host_header, chain),
+            of_route(config, route),
         )
     );
+    number(&text)
+}
+
+/// What of a route decides what an endpoint is asked for.
+fn of_route(config: &Config, route: usize) -> impl std::fmt::Debug {
+    let route = &config.routes[route];
+    let chain = route.middleware.map(|chain| format!("{:?}", config.middleware[chain].stages));
+    let pool = &config.pools[route.pool];
+    (&route.id, &route.rewrite, &pool.id, &pool.host_header, chain)
+}
+
+fn number(text: &str) -> u64 {
     let digest = Sha256::digest(text);
     digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }

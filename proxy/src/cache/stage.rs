@@ -42,6 +42,8 @@ pub(crate) struct CacheStage {
     route: usize,
     /// By their number in the config.
     rules: Vec<Option<Arc<CompiledRule>>>,
+    /// Where hooks may want answers kept: for requests that no rule takes.
+    by_hooks: Option<Arc<CompiledRule>>,
 }
 
 /// A request's fields as an endpoint sees them: without what `Connection` names, with what stages changed.
@@ -79,18 +81,22 @@ impl AsForwarded<'_> {
 
 impl CacheStage {
     /// `None`: no rule may hold for the route.
-    pub(crate) fn new(route: usize, rules: Vec<Option<Arc<CompiledRule>>>) -> Option<Self> {
-        rules.iter().any(Option::is_some).then_some(Self { route, rules })
+    pub(crate) fn new(
+        route: usize,
+        rules: Vec<Option<Arc<CompiledRule>>>,
+        by_hooks: Option<Arc<CompiledRule>>,
+    ) -> Option<Self> {
+        (rules.iter().any(Option::is_some) || by_hooks.is_some()).then_some(Self { route, rules, by_hooks })
     }
 
     /// The rules that may hold.
     pub(crate) fn rules(&self) -> impl Iterator<Item = &Arc<CompiledRule>> {
-        self.rules.iter().flatten()
+        self.rules.iter().chain([&self.by_hooks]).flatten()
     }
 
     /// Looks the request up.
     pub(crate) fn admit(&self, seen: &Seen<'_>, edits: &mut Edits) -> Step {
-        let Some(rule) = self.rule(seen) else { return Step::Continue };
+        let Some(mut rule) = self.rule(seen).or(self.by_hooks.as_ref()) else { return Step::Continue };
         let head = seen.request.head;
         if is_unsafe(head.method) {
             return Step::Continue;
@@ -103,6 +109,9 @@ impl CacheStage {
         let request = AsForwarded { bytes: seen.request.bytes, fields: seen.fields, edits: &edits.request };
         let directives = RequestDirectives::read(&request);
         let partitioned = has_credentials(&request);
+        if let Some(by_hooks) = self.by_hooks.as_ref().filter(|_| partitioned && !rule.store.auth_aware) {
+            rule = by_hooks;
+        }
         let is_plain = head.framing == Framing::Empty
             && !head.upgrade
             && !head.authority.is_empty()
@@ -118,7 +127,7 @@ impl CacheStage {
         let mut key = worker.take_buffer();
         let uri_end = self.parts(seen, edits, rule, &request).write(&mut key);
         let asked = fill::at(worker, seen.record.started);
-        let found = cache.store.find(KeyRef { bytes: &key, uri_end }, &request);
+        let mut found = cache.store.find(KeyRef { bytes: &key, uri_end }, &request);
         let verdict = found.entry.as_ref().map(|entry| entry.policy.judge(&directives, asked.ms, rule.stale_ms));
         if let (Some(entry), Some(verdict)) = (&found.entry, verdict)
             && let Some(how) = how(verdict, entry)
@@ -148,6 +157,8 @@ impl CacheStage {
             edits.notes.cache = if how == How::Hit { "hit" } else { "stale" };
             return Step::Answer(Box::new(fill::local(served)));
         }
+        // What a hook wanted kept is of no use once its time is over.
+        found.entry = found.entry.filter(|entry| !entry.by_hook);
         if directives.only_if_cached {
             worker.give_buffer(key);
             return bypass(edits, Forward::Request, true);
@@ -225,6 +236,8 @@ impl CacheStage {
         let view = Rc::clone(&seen.record.view);
         let mut own = worker.take_edits();
         own.request.merge(&edits.request);
+        own.target = edits.target.clone();
+        own.hooked = edits.hooked.clone();
         for name in ["If-None-Match", "If-Modified-Since", "Range", "If-Range"] {
             own.request.remove(name.as_bytes());
         }

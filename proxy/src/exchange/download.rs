@@ -14,6 +14,7 @@ use crate::connection::Connection;
 use crate::eject::Attempt;
 use crate::error::{Failure, FailureKind};
 use crate::exchange::{Exchange, fill};
+use crate::hooks::{Responded, Wish};
 use crate::http1::body::{Body, Coding};
 use crate::http1::field::{Fields, Known, KnownSet};
 use crate::http1::framing::{Framing, Version};
@@ -148,22 +149,24 @@ impl Exchange {
         if self.wants_another(head.status, retry_after, worker) {
             return Err(Failure::rule(FailureKind::Status, "the answer's status is to be retried"));
         }
+        let responded = self.call_hooks(worker, bytes, head, fields);
         if let Some(task) = self.record.edits.as_mut().and_then(|edits| edits.cache.take())
-            && let Some(local) = self.judge_for_cache(worker, *task, bytes, head, fields)?
+            && let Some(local) = self.judge_for_cache(worker, *task, responded.as_ref(), bytes, head, fields)?
         {
             return Ok(Answered::Stored(Box::new(local)));
         }
-        self.record.status = head.status;
+        let shown = self.take_response(worker, responded, head);
+        self.record.status = shown.status;
         self.answered = true;
         let upgraded = head.status == 101;
         self.frame_download(worker, head);
         let before = self.response_edits_before_compression();
         let compressed = self.choose_compression(worker, bytes, head, fields);
-        let length = head.content_length.filter(|_| !compressed);
+        let length = shown.content_length.filter(|_| !compressed);
 
         let mut out = worker.out.borrow_mut();
         out.clear();
-        self.write_head(&mut out, worker, bytes, head, length, fields);
+        self.write_head(&mut out, worker, bytes, &shown, length, fields);
         let body = &bytes[head.length..];
         if upgraded {
             self.from_upstream.extend_from_slice(body);
@@ -195,6 +198,7 @@ impl Exchange {
         &mut self,
         worker: &Rc<Worker>,
         task: Task,
+        responded: Option<&Responded>,
         bytes: &[u8],
         head: &ResponseHead<'_>,
         fields: &Fields,
@@ -202,13 +206,19 @@ impl Exchange {
         let mut out = worker.out.borrow_mut();
         out.clear();
         write::fields(&mut out, bytes, head.length, fields, KnownSet::HOP_BY_HOP);
+        let mut status = head.status;
+        if let Some(responded) = responded {
+            *out = responded.lines(LinesView(&out));
+            status = responded.status;
+        }
         let (judged, note) = task.judge(
             worker,
             &AnswerHead {
-                status: head.status,
+                status,
                 lines: LinesView(&out),
                 framing: head.framing,
                 content_length: head.content_length,
+                wish: responded.map_or(Wish::None, |responded| responded.wish),
             },
         );
         let edits = self.record.edit(worker);

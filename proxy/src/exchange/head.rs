@@ -30,6 +30,7 @@ pub(super) fn write(
 ) {
     let snapshot = &record.view.snapshot;
     let compiled = &snapshot.routes[route];
+    let target = record.edits.as_ref().and_then(|edits| edits.target.as_deref());
     let edits = record.edits.as_ref().map(|edits| &edits.request);
     let pool = &snapshot.pools[pool];
     let endpoint = &pool.endpoints[endpoint];
@@ -37,15 +38,21 @@ pub(super) fn write(
 
     out.extend_from_slice(head.method.as_bytes());
     out.push(b' ');
-    let view = FieldView { bytes: request.bytes, fields };
-    let scratch = &mut record.view.scratch.borrow_mut();
-    snapshot.table.write_path(route, &decide_head(request, &view), &endpoint.path, scratch, out);
+    match target.and_then(|target| target.path.as_deref()) {
+        Some(path) => out.extend_from_slice(path.as_bytes()),
+        None => {
+            let view = FieldView { bytes: request.bytes, fields };
+            let scratch = &mut record.view.scratch.borrow_mut();
+            snapshot.table.write_path(route, &decide_head(request, &view), &endpoint.path, scratch, out);
+        }
+    }
     if let Some(query) = head.query {
         out.push(b'?');
         out.extend_from_slice(query.as_bytes());
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    write::field(out, b"Host", host(pool, endpoint, head.authority).as_bytes());
+    let named = target.and_then(|target| target.host.as_deref());
+    write::field(out, b"Host", named.unwrap_or_else(|| host(pool, endpoint, head.authority)).as_bytes());
 
     if let Some(edits) = edits.filter(|edits| edits.removes_any()) {
         fields.drop_where(request.bytes, |name| edits.removes(name));

@@ -17,6 +17,7 @@ use crate::eject::{self, Attempt};
 use crate::error::{Failure, FailureKind};
 use crate::exchange::fill::{Rest, feed};
 use crate::exchange::{Flight, dial, head};
+use crate::hooks::{Hooked, Wish};
 use crate::http1::body::Body;
 use crate::http1::field::{Fields, KnownSet};
 use crate::http1::response_head::{Asked, ResponseHead};
@@ -46,6 +47,8 @@ struct Refresh {
     sent: Vec<u8>,
     /// What the cache wants to know of the answer.
     task: Option<Task>,
+    /// Hooks that want to see it.
+    hooked: Option<Rc<Hooked>>,
 }
 
 /// Asks for `request`, with the edits and for the task of `record`, in a task of its own.
@@ -73,6 +76,7 @@ pub(crate) fn start(
         timer: Timer::new(Rc::clone(&worker.wheel)),
         sent,
         task: Some(*task),
+        hooked: record.edits.as_mut().and_then(|edits| edits.hooked.take()),
     };
     tokio::task::spawn_local(refresh.run());
 }
@@ -190,13 +194,21 @@ impl Refresh {
         let mut lines = Vec::with_capacity(head.length);
         write::fields(&mut lines, start, head.length, &fields, KnownSet::HOP_BY_HOP);
         drop(fields);
+        let (mut status, mut wish) = (head.status, Wish::None);
+        if let Some(hooked) = &self.hooked {
+            let responded = hooked.respond(&pool.endpoints[self.endpoint].address, status, LinesView(&lines));
+            lines = responded.lines(LinesView(&lines));
+            status = responded.status;
+            wish = responded.wish;
+        }
         let (judged, _) = task.judge(
             &self.worker,
             &AnswerHead {
-                status: head.status,
+                status,
                 lines: LinesView(&lines),
                 framing: head.framing,
                 content_length: head.content_length,
+                wish,
             },
         );
         let mut body = Body::expected(head.framing);

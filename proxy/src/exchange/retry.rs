@@ -290,6 +290,7 @@ impl Exchange {
     }
 
     fn note_failure(&mut self, failure: &Failure, worker: &Worker) {
+        self.tell_hooks(failure);
         if failure.kind == FailureKind::Connect {
             self.flight.connections.cells.connect_failures.add(1);
             self.record.view.revision.connect_failures.add(1);

@@ -1,6 +1,7 @@
 //! What plugins may change: edits of fields but those that are not theirs, and answers of a bounded size.
 
 use crate::admission::edits::FieldEdits;
+use crate::admission::guest::{Edit, apply, may};
 use crate::http1::field::Known;
 use crate::http1::write;
 use crate::plugin::CallResult;
@@ -27,18 +28,8 @@ pub(crate) struct Respond {
     pub(crate) body: Vec<u8>,
 }
 
-/// One edit, as plugins of every kind want it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Edit<'a> {
-    Remove(&'a str),
-    Set(&'a str, &'a [u8]),
-    Add(&'a str, &'a [u8]),
-}
-
 /// Of an answer's content.
 const BODY_BYTES_MAX: usize = 64 << 10;
-/// Of one field value.
-const VALUE_BYTES_MAX: usize = 16 << 10;
 /// Edits in one answer.
 const EDITS_MAX: usize = 200;
 
@@ -90,54 +81,9 @@ impl Verdict {
     }
 }
 
-impl<'a> Edit<'a> {
-    const fn name(self) -> &'a str {
-        match self {
-            Self::Remove(name) | Self::Set(name, _) | Self::Add(name, _) => name,
-        }
-    }
-}
-
 /// Whether so many edits are too many.
 pub(crate) const fn bounded(edits: usize) -> Result<(), CallResult> {
     if edits <= EDITS_MAX { Ok(()) } else { Err(CallResult::Invalid) }
-}
-
-fn apply(edits: &mut FieldEdits, edit: Edit<'_>) {
-    match edit {
-        Edit::Remove(name) => edits.remove(name.as_bytes()),
-        Edit::Set(name, value) => edits.set(name.as_bytes(), value.trim_ascii()),
-        Edit::Add(name, value) => edits.add(name.as_bytes(), value.trim_ascii()),
-    }
-}
-
-/// Whether the field is neither one of framing nor of one hop, and can be written at all.
-fn may(edit: Edit<'_>) -> bool {
-    let value: &[u8] = match edit {
-        Edit::Remove(_) => b"",
-        Edit::Set(_, value) | Edit::Add(_, value) => value,
-    };
-    is_token(edit.name())
-        && value.len() <= VALUE_BYTES_MAX
-        && !value.iter().any(|&byte| (byte < 0x20 && byte != b'\t') || byte == 0x7f)
-        && !matches!(
-            Known::of(edit.name().as_bytes()),
-            Known::Dropped
-                | Known::Host
-                | Known::Connection
-                | Known::KeepAlive
-                | Known::ProxyConnection
-                | Known::ProxyAuthorization
-                | Known::ProxyAuthenticate
-                | Known::Http2Settings
-                | Known::Te
-                | Known::Upgrade
-                | Known::ContentLength
-                | Known::TransferEncoding
-                | Known::Trailer
-                | Known::Expect
-                | Known::Date
-        )
 }
 
 /// Fields by which the proxy tells endpoints whom a request is from.
@@ -145,13 +91,6 @@ fn is_of_the_client(name: &str) -> bool {
     let known = Known::of(name.as_bytes());
     matches!(known, Known::XRealIp | Known::Forwarded | Known::XRequestId)
         || name.get(..12).is_some_and(|start| start.eq_ignore_ascii_case("x-forwarded-"))
-}
-
-/// RFC 9110 §5.6.2.
-fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 256
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
 }
 
 #[cfg(test)]

@@ -11,8 +11,9 @@ use sealane_proto::ext_authz::check_response::HttpResponse;
 use sealane_proto::ext_authz::header_value_option::HeaderAppendAction;
 use tonic::transport::Channel;
 
-use super::answer::{Edit, Verdict, bounded};
+use super::answer::{Verdict, bounded};
 use super::{ANSWER_BYTES_MAX, CallResult, Subject, failed};
+use crate::admission::guest::Edit;
 
 pub(super) async fn ask(channel: Channel, subject: Subject) -> Result<Verdict, CallResult> {
     let mut client = AuthorizationClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);

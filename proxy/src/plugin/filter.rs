@@ -7,8 +7,9 @@ use sealane_proto::plugin::filter_service_client::FilterServiceClient;
 use sealane_proto::plugin::on_request_response::Action;
 use tonic::transport::Channel;
 
-use super::answer::{Edit, Verdict, bounded};
+use super::answer::{Verdict, bounded};
 use super::{ANSWER_BYTES_MAX, CallResult, Subject, failed};
+use crate::admission::guest::Edit;
 
 pub(super) async fn ask(channel: Channel, id: &str, subject: Subject) -> Result<Verdict, CallResult> {
     let mut client = FilterServiceClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX);

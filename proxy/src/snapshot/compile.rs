@@ -70,7 +70,7 @@ pub(crate) fn compile(
         tag,
         routes,
         table,
-        caches: config.cache.as_ref().is_some_and(|cache| !cache.rules.is_empty()),
+        caches: settings.hooks.may_cache() || config.cache.as_ref().is_some_and(|cache| !cache.rules.is_empty()),
         compared: Compared::of(&config),
         pools: compiled_pools,
         listeners,

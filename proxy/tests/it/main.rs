@@ -15,6 +15,7 @@ mod handover;
 mod heads;
 mod health;
 mod hedging;
+mod hooks;
 mod http2;
 mod http2_upstream;
 mod jwt;
