@@ -19,7 +19,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.include_source_info(true).include_imports(true).open_files(&files)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    // Shared by all who fetch it.
+    let shared = ".sealane.v1.GetChunkResponse";
+    tonic_prost_build::configure()
+        .bytes(shared)
+        .codec_path("crate::codec::SmallCodec")
+        .compile_fds(compiler.file_descriptor_set())?;
     println!("cargo:rerun-if-changed={}", root.join("opentelemetry").display());
     let traces = "opentelemetry/proto/collector/trace/v1/trace_service.proto";
     let compiled = protox::Compiler::new([&root])?.include_imports(true).open_file(traces)?.file_descriptor_set();

@@ -129,8 +129,8 @@ async fn get(
     request.set_timeout(FETCH_TIMEOUT);
     let answer = link.client().get_chunk(request).await;
     let answer = answer.map_err(|status| FetchError::Source { what, digest, source: Box::new(status) })?.into_inner();
-    let content = match answer.deflated.as_slice() {
-        [] => answer.content,
+    let content = match &*answer.deflated {
+        [] => answer.content.into(),
         deflated => transfer::inflate(deflated, bytes_max)?,
     };
     let actual = Digest::of(&content);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Auth;
 use crate::bucket::Bucket;
 use crate::clock::Clock;
+use crate::content::Content;
 use crate::fleet::Live;
 use crate::metric::Counters;
 use crate::pki::Ca;
@@ -19,6 +20,7 @@ use crate::settings::Tuning;
 use crate::signer::Signer;
 use crate::store::audit::AuditEntry;
 use crate::store::{Store, StoreError};
+use crate::subscribe::Telling;
 
 /// What every handler shares.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(crate) struct App {
     pub(crate) auth: Arc<Auth>,
     pub(crate) live: Arc<Mutex<Live>>,
     pub(crate) board: Arc<Board>,
+    pub(crate) telling: Telling,
+    pub(crate) content: Content,
     pub(crate) rollouts: Handle,
     pub(crate) sandboxes: Arc<FleetDesk>,
     pub(crate) counters: Arc<Counters>,

@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use crate::rollout::event::Reason;
 use crate::rollout::history::History;
+use crate::slim::Slim;
 
 /// Agents that are known at a time.
 pub(crate) const AGENTS_MAX: usize = 10_000;
@@ -44,6 +45,10 @@ const CLAIM_SHOWN_MS: u64 = 60_000;
 pub(crate) struct Live {
     agents: BTreeMap<AgentId, Agent>,
     proxies: BTreeMap<ProxyId, Proxy>,
+    /// The same by agent: a report costs what it says, not what the fleet is.
+    owned: BTreeMap<AgentId, BTreeSet<ProxyId>>,
+    /// Subscriptions that were opened.
+    subscriptions: u64,
     /// Claims that were turned down: proxy → (owner, other, when).
     claims: BTreeMap<ProxyId, (AgentId, AgentId, u64)>,
     /// Kept out of every stage but the last.
@@ -73,6 +78,8 @@ pub(crate) struct Agent {
     pub(crate) instance: String,
     /// Its subscription is open.
     pub(crate) connected: bool,
+    /// The number of its newest subscription.
+    subscription: u64,
     pub(crate) heard_ms: u64,
     /// Of the desired state that it has taken in.
     pub(crate) state_version: u64,
@@ -117,7 +124,7 @@ pub(crate) struct Proxy {
     pub(crate) rehearsed: Option<Digest>,
     pub(crate) rehearsal_problem: String,
     pub(crate) deaths: u32,
-    pub(crate) counts: Vec<(Digest, Counts)>,
+    pub(crate) counts: Vec<(Digest, Slim)>,
     /// What it counted in the last hour, whatever it ran.
     pub(crate) history: History,
     /// Over all revisions, since its process started.
@@ -141,28 +148,33 @@ pub(crate) enum LiveError {
 }
 
 impl Live {
-    /// An agent opened its subscription.
-    pub(crate) fn connect(&mut self, now_ms: u64, hello: &v1::SubscribeRequest) -> Result<(), LiveError> {
+    /// An agent opened its subscription, which gets a number.
+    pub(crate) fn connect(&mut self, now_ms: u64, hello: &v1::SubscribeRequest) -> Result<u64, LiveError> {
         let id = AgentId(name("agent_id", &hello.agent_id)?);
         name("region", &hello.region)?;
         name("instance", &hello.instance)?;
+        let subscription = self.subscriptions + 1;
         let agent = self.admit(now_ms, &id, &hello.instance)?;
+        agent.subscription = subscription;
         agent.region.clone_from(&hello.region);
         agent.build = text(&hello.build);
         agent.connected = true;
         agent.heard_ms = now_ms;
         agent.epoch = Epoch(hello.epoch);
         agent.revision_floor = Revision(hello.revision_floor);
-        for proxy in self.proxies.values_mut().filter(|proxy| proxy.agent == id) {
-            proxy.region.clone_from(&hello.region);
+        for owned in self.owned.get(&id).into_iter().flatten() {
+            if let Some(proxy) = self.proxies.get_mut(owned) {
+                proxy.region.clone_from(&hello.region);
+            }
         }
-        Ok(())
+        self.subscriptions = subscription;
+        Ok(subscription)
     }
 
-    /// Its subscription ended.
-    pub(crate) fn disconnect(&mut self, id: &AgentId, instance: &str) {
+    /// A subscription ended. One that the agent has replaced meanwhile says nothing.
+    pub(crate) fn disconnect(&mut self, id: &AgentId, subscription: u64) {
         if let Some(agent) = self.agents.get_mut(id)
-            && agent.instance == instance
+            && agent.subscription == subscription
         {
             agent.connected = false;
         }
@@ -208,7 +220,14 @@ impl Live {
 
         let reported: BTreeSet<&str> = report.proxies.iter().map(|proxy| proxy.proxy_id.as_str()).collect();
         // One that said goodbye and is gone has left; one that is just missing may come back, and is silent until then.
-        self.proxies.retain(|known, proxy| proxy.agent != id || !proxy.draining || reported.contains(known.0.as_str()));
+        let owned = self.owned.entry(id.clone()).or_default();
+        owned.retain(|known| {
+            let stays = reported.contains(known.0.as_str()) || self.proxies.get(known).is_some_and(|one| !one.draining);
+            if !stays {
+                self.proxies.remove(known);
+            }
+            stays
+        });
         for status in &report.proxies {
             let proxy_id = ProxyId(status.proxy_id.clone());
             if let Some(known) = self.proxies.get(&proxy_id)
@@ -219,6 +238,12 @@ impl Live {
                 continue;
             }
             let before = self.proxies.remove(&proxy_id);
+            if before.as_ref().is_none_or(|before| before.agent != id) {
+                if let Some(others) = before.as_ref().and_then(|before| self.owned.get_mut(&before.agent)) {
+                    others.remove(&proxy_id);
+                }
+                self.owned.entry(id.clone()).or_default().insert(proxy_id.clone());
+            }
             self.proxies.insert(proxy_id, proxy(now_ms, &id, &region, status, before));
         }
         Ok(())
@@ -240,6 +265,7 @@ impl Live {
             build: String::new(),
             instance: instance.to_owned(),
             connected: false,
+            subscription: 0,
             heard_ms: now_ms,
             state_version: 0,
             epoch: Epoch(0),
@@ -263,6 +289,10 @@ impl Live {
         let recent = |at_ms: u64| now_ms.saturating_sub(at_ms) < FORGET_MS;
         self.proxies.retain(|_, proxy| recent(proxy.heard_ms));
         self.agents.retain(|_, agent| agent.connected || recent(agent.heard_ms));
+        self.owned.retain(|_, owned| {
+            owned.retain(|id| self.proxies.contains_key(id));
+            !owned.is_empty()
+        });
         self.claims.retain(|_, (_, _, at_ms)| now_ms.saturating_sub(*at_ms) < CLAIM_SHOWN_MS);
         before - self.agents.len() - self.proxies.len()
     }
@@ -296,6 +326,16 @@ impl Live {
     /// Every agent that is known.
     pub(crate) fn agents(&self) -> impl Iterator<Item = (&AgentId, &Agent)> {
         self.agents.iter()
+    }
+
+    /// How many agents are known.
+    pub(crate) fn agent_count(&self) -> usize {
+        self.agents.len()
+    }
+
+    /// How many proxies an agent has.
+    pub(crate) fn owned_by(&self, id: &AgentId) -> usize {
+        self.owned.get(id).map_or(0, BTreeSet::len)
     }
 
     /// An agent by id.
@@ -332,8 +372,8 @@ impl Proxy {
     }
 
     /// What it counted while it served `release`, since its process started.
-    pub(crate) fn counts_of(&self, release: &Digest) -> Option<&Counts> {
-        self.counts.iter().find(|(digest, _)| digest == release).map(|(_, counts)| counts)
+    pub(crate) fn counts_of(&self, release: &Digest) -> Option<Counts> {
+        self.counts.iter().find(|(digest, _)| digest == release).map(|(_, counts)| counts.into())
     }
 }
 
@@ -366,7 +406,7 @@ fn proxy(now_ms: u64, agent: &AgentId, region: &str, status: &v1::ProxyStatus, b
         rehearsed: Digest::from_slice(&status.rehearsed_digest),
         rehearsal_problem: text(&status.rehearsal_problem),
         deaths: status.deaths,
-        counts,
+        counts: counts.iter().map(|(digest, counts)| (*digest, counts.into())).collect(),
         history,
         requests: status.counts.iter().fold(0, |sum, one| sum.saturating_add(one.requests)),
         failed: status.counts.iter().fold(0, |sum, one| sum.saturating_add(one.failed)),
@@ -472,9 +512,21 @@ mod tests {
         let refused = LiveError::AgentIdTaken { id: AgentId("a".into()), heard_s: 5 };
         assert_eq!(live.connect(5_000, &hello("a", "two")), Err(refused.clone()));
         assert_eq!(live.hear(5_000, &report("a", "two", &[]), None), Err(refused));
-        live.connect(15_000, &hello("a", "two")).unwrap();
-        live.disconnect(&AgentId("a".into()), "two");
+        let two = live.connect(15_000, &hello("a", "two")).unwrap();
+        live.disconnect(&AgentId("a".into()), two);
         live.connect(15_001, &hello("a", "three")).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_a_subscription_that_was_replaced_says_nothing() {
+        let mut live = Live::default();
+        let id = AgentId("a".into());
+        let first = live.connect(0, &hello("a", "one")).unwrap();
+        let second = live.connect(1, &hello("a", "one")).unwrap();
+        live.disconnect(&id, first);
+        assert!(live.agent(&id).unwrap().connected);
+        live.disconnect(&id, second);
+        assert!(!live.agent(&id).unwrap().connected);
     }
 
     #[test]
@@ -498,6 +550,24 @@ mod tests {
         assert_eq!(live.proxies().map(|(id, _)| id.0.as_str()).collect::<Vec<_>>(), ["vanishes"]);
         live.forget(FORGET_MS);
         assert_eq!(live.proxies().count(), 0);
+    }
+
+    #[test]
+    fn what_an_agent_owns_is_what_it_reports_whatever_proxies_do() {
+        let mut live = Live::default();
+        let owns = |live: &Live, id: &str| live.owned_by(&AgentId(id.into()));
+        live.hear(0, &report("a", "one", &["p", "q"]), None).unwrap();
+        live.hear(0, &report("b", "one", &["r"]), None).unwrap();
+        assert_eq!((owns(&live, "a"), owns(&live, "b")), (2, 1));
+        live.hear(OWNER_ALIVE_MS, &report("b", "one", &["q", "r"]), None).unwrap();
+        assert_eq!((owns(&live, "a"), owns(&live, "b")), (1, 2));
+        let mut leaving = report("b", "one", &["q", "r"]);
+        leaving.proxies[1].draining = true;
+        live.hear(OWNER_ALIVE_MS + 1, &leaving, None).unwrap();
+        live.hear(OWNER_ALIVE_MS + 2, &report("b", "one", &["q"]), None).unwrap();
+        assert_eq!((owns(&live, "a"), owns(&live, "b")), (1, 1));
+        live.forget(OWNER_ALIVE_MS + FORGET_MS);
+        assert_eq!((owns(&live, "a"), owns(&live, "b"), live.proxies().count()), (0, 1, 1));
     }
 
     #[test]

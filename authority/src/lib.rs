@@ -18,6 +18,7 @@ mod settings;
 // The life of a config change: accepted, signed, stored.
 mod app;
 mod approve;
+mod content;
 mod policy;
 mod publish;
 mod revision;
@@ -31,6 +32,7 @@ pub mod sandbox;
 // Its rollout: the live view, the machine, the agents' streams.
 mod fleet;
 mod rollout;
+mod slim;
 mod subscribe;
 
 // What others see: gRPC, HTTP, and who may.

@@ -131,14 +131,13 @@ pub(crate) fn node(now_ms: u64, id: &ProxyId, proxy: &Proxy, cordoned: bool, exp
 }
 
 fn agent(id: &AgentId, agent: &Agent, live: &Live) -> v1::Agent {
-    let proxies = live.proxies().filter(|(_, proxy)| proxy.agent == *id).count();
     v1::Agent {
         id: id.0.clone(),
         region: agent.region.clone(),
         build: agent.build.clone(),
         connected: agent.connected,
         heard_at: time(agent.heard_ms),
-        proxies: u32::try_from(proxies).unwrap_or(u32::MAX),
+        proxies: u32::try_from(live.owned_by(id)).unwrap_or(u32::MAX),
         revision_floor: agent.revision_floor.0,
         refused_bundles: agent.refused.values().fold(0, |sum, count| sum.saturating_add(*count)),
         alarm: agent.alarm.clone(),

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_model::sandbox::{PRIORITY_DEFAULT, ROUTES_MAX, SandboxFault, SandboxRoute};
@@ -125,7 +126,7 @@ pub trait Desk: Send + Sync + 'static {
 pub struct SandboxBook {
     store: Store,
     /// What is committed, by id.
-    routes: BTreeMap<u64, SandboxRoute>,
+    routes: BTreeMap<u64, Arc<SandboxRoute>>,
     clock: Clock,
     /// `None`: the database is held by the authority.
     _lock: Option<Lock>,
@@ -167,7 +168,7 @@ pub enum OpenError {
 pub struct Change {
     write: Write,
     /// What the routes will be.
-    routes: BTreeMap<u64, SandboxRoute>,
+    routes: BTreeMap<u64, Arc<SandboxRoute>>,
 }
 
 impl SandboxBook {
@@ -205,7 +206,7 @@ impl SandboxBook {
 
     /// What is committed, by id.
     pub fn routes(&self) -> impl Iterator<Item = &SandboxRoute> {
-        self.routes.values()
+        self.routes.values().map(|route| &**route)
     }
 
     /// How long until the next route expires; zero: one has.
@@ -225,7 +226,7 @@ impl SandboxBook {
         if self.routes.len() >= ROUTES_MAX {
             return Err(SandboxError::Full);
         }
-        let same = |other: &&SandboxRoute| other.sandbox_id == route.sandbox_id && other.pattern == route.pattern;
+        let same = |other: &&Arc<SandboxRoute>| other.sandbox_id == route.sandbox_id && other.pattern == route.pattern;
         if let Some(other) = self.routes.values().find(same) {
             return Err(SandboxError::Duplicate { id: other.id });
         }
@@ -233,8 +234,9 @@ impl SandboxBook {
         let added = self.store.add_sandbox_route(&mut change.write, &route, now_ms).await?;
         // Somebody else wrote to the file.
         route.id = added.ok_or(SandboxError::Duplicate { id: 0 })?;
-        change.routes.insert(route.id, route.clone());
-        Ok((route.id, change))
+        let id = route.id;
+        change.routes.insert(id, Arc::new(route));
+        Ok((id, change))
     }
 
     /// Deletes those that `doomed` picks; how many, and the change unless there are none.
@@ -292,15 +294,15 @@ impl SandboxBook {
         Ok(Change { write: self.store.write().await?, routes: self.routes.clone() })
     }
 
-    async fn read(&self) -> Result<BTreeMap<u64, SandboxRoute>, StoreError> {
-        Ok(self.store.sandbox_routes().await?.into_iter().map(|route| (route.id, route)).collect())
+    async fn read(&self) -> Result<BTreeMap<u64, Arc<SandboxRoute>>, StoreError> {
+        Ok(self.store.sandbox_routes().await?.into_iter().map(|route| (route.id, Arc::new(route))).collect())
     }
 }
 
 impl Change {
     /// What the routes will be, by id.
     pub fn routes(&self) -> impl Iterator<Item = &SandboxRoute> {
-        self.routes.values()
+        self.routes.values().map(|route| &**route)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::auth::{Auth, AuthLayer};
 use crate::bucket::Bucket;
 use crate::clock::{Clock, wall_ms};
+use crate::content::Content;
 use crate::fleet::Live;
 use crate::home::{FirstStart, Home, HomeError};
 use crate::http::{self, HttpTls};
@@ -41,6 +42,7 @@ use crate::sandbox::fleet::FleetDesk;
 use crate::service;
 use crate::settings::{Settings, TlsFiles};
 use crate::store::StoreError;
+use crate::subscribe::Telling;
 
 /// Largest message of the services that carry a config: its text and some words.
 const CONFIG_MESSAGE_BYTES_MAX: usize = (64 << 20) + (64 << 10);
@@ -156,6 +158,7 @@ struct Tls {
 /// When the settings are not safe, the data directory is in use or not usable, or an address is taken.
 pub async fn start(settings: Settings) -> Result<Authority, StartError> {
     check(&settings)?;
+    raise_descriptor_limit();
     let home = Home::open(&settings.data, millis(settings.tuning.timestamp_lifetime)).await?;
     let tls = tls(&settings, &home)?;
     let grpc = bind(settings.grpc_addr).await?;
@@ -250,6 +253,22 @@ impl Drop for Authority {
     }
 }
 
+/// As many descriptors as the system lets this process have: each agent takes one.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        warn!(%error, "cannot raise the limit of open files");
+    }
+    if let Some(maximum) = limit.maximum.filter(|maximum| *maximum < CONNECTIONS_MAX as u64) {
+        warn!(
+            maximum,
+            wanted = CONNECTIONS_MAX,
+            "the system allows fewer open files than agents may connect: raise the hard limit (LimitNOFILE= in a unit)"
+        );
+    }
+}
+
 fn check(settings: &Settings) -> Result<(), StartError> {
     if settings.tls.is_some() && !settings.tls_name.is_empty() {
         return Err(StartError::TwoCertificates);
@@ -305,6 +324,8 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
             FleetDesk::open(home.store.clone(), Arc::clone(&home.signer), Arc::clone(&board), clock).await?,
         ),
         board,
+        telling: Telling::default(),
+        content: Content::new(home.store.clone()),
         rollouts,
         counters,
         clock,

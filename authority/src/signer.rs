@@ -4,6 +4,7 @@
 //! The newest root rules what is signed from now on; what was signed under an earlier one can be read for ever, and is
 //! signed once more by today's keys where it is offered to nodes that know today's root alone.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use sealane_model::envelope::Envelope;
@@ -24,6 +25,8 @@ pub(crate) struct Signer {
     timestamp_lifetime_ms: u64,
     /// The newest timestamp document: signed once a second, not once per agent.
     newest: Mutex<Option<Signed>>,
+    /// Timestamp documents that were signed.
+    timestamps: AtomicU64,
 }
 
 /// Keys and roots as they are at one moment.
@@ -68,7 +71,7 @@ impl Signer {
         let newest = roots.last().ok_or(VerifyError::Malformed { what: "trust root chain" })?;
         let fleet = newest.fleet().clone();
         let now = RwLock::new(Arc::new(Rooted { keys, roots }));
-        Ok(Self { fleet, now, timestamp_lifetime_ms, newest: Mutex::new(None) })
+        Ok(Self { fleet, now, timestamp_lifetime_ms, newest: Mutex::new(None), timestamps: AtomicU64::new(0) })
     }
 
     /// From now on `root`, the next one, rules, with `keys`.
@@ -198,6 +201,7 @@ impl Signer {
         {
             return signed.envelope.clone();
         }
+        self.timestamps.fetch_add(1, Ordering::Relaxed);
         let rooted = self.rooted();
         let root = rooted.roots.iter().find(|root| root.document().version == desired.root_version);
         let document = root.unwrap_or(rooted.newest()).document();
@@ -214,6 +218,11 @@ impl Signer {
         let envelope = timestamp.sign(&rooted.keys_for(document, Role::Timestamp));
         *newest = Some(Signed { desired: Arc::clone(desired), second, envelope: envelope.clone() });
         envelope
+    }
+
+    /// Timestamp documents that were signed by this process.
+    pub(crate) fn timestamps(&self) -> u64 {
+        self.timestamps.load(Ordering::Relaxed)
     }
 
     fn rooted(&self) -> Arc<Rooted> {

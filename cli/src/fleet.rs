@@ -41,6 +41,8 @@ Examples:
 
 /// The authority's largest page.
 const PAGE_MAX: u32 = 10_000;
+/// Rows of a table on the one page of a large fleet: those that want a look first. `-o wide` shows all.
+const ROWS_MAX: usize = 50;
 /// Between two looks of a watch.
 const WATCH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 /// Nodes that one command reads; a fleet is smaller.
@@ -192,7 +194,8 @@ fn overview(fleet: &GetFleetResponse, look: Look, now: jiff::Timestamp) -> Strin
     }
     if !fleet.agents.is_empty() {
         let mut table = Table::new(["AGENT", "REGION", "STATE", "HEARD", "PROXIES", "FLOOR", "BUILD"]);
-        for agent in &fleet.agents {
+        let (agents, left_out) = first_rows(&fleet.agents, look, |agent| agent.connected && agent.alarm.is_empty());
+        for agent in agents {
             let connected = match agent.connected {
                 true => Cell::painted("connected", Paint::Good),
                 false => Cell::painted("away", Paint::Bad),
@@ -209,12 +212,28 @@ fn overview(fleet: &GetFleetResponse, look: Look, now: jiff::Timestamp) -> Strin
         }
         out.push('\n');
         out.push_str(&table.render(look.colour));
+        out.push_str(&and_more(left_out, "agents", "sealane fleet status -o wide"));
     }
     if !fleet.nodes.is_empty() {
+        let (nodes, left_out) = first_rows(&fleet.nodes, look, |node| node.health == "healthy");
         out.push('\n');
-        out.push_str(&node_table(&fleet.nodes, look, now));
+        out.push_str(&node_table(nodes, look, now));
+        out.push_str(&and_more(left_out, "nodes", "sealane fleet nodes"));
     }
     out
+}
+
+/// Those that want a look first, as many as a page holds, and how many are left out.
+fn first_rows<T>(all: &[T], look: Look, is_fine: impl Fn(&T) -> bool) -> (Vec<&T>, usize) {
+    if look.wide || all.len() <= ROWS_MAX {
+        return (all.iter().collect(), 0);
+    }
+    let (fine, bad): (Vec<&T>, Vec<&T>) = all.iter().partition(|one| is_fine(one));
+    (bad.into_iter().chain(fine).take(ROWS_MAX).collect(), all.len() - ROWS_MAX)
+}
+
+fn and_more(left_out: usize, what: &str, command: &str) -> String {
+    if left_out == 0 { String::new() } else { format!("and {left_out} more {what}: `{command}` lists them\n") }
 }
 
 async fn nodes(server: &Server, format: Format, printer: &Printer) -> Result<(), Failure> {
@@ -268,7 +287,7 @@ async fn cordon(
     printer.show(format, "Node", &node, || vec![node.id.clone()], |_| line)
 }
 
-fn node_table(nodes: &[Node], look: Look, now: jiff::Timestamp) -> String {
+fn node_table<'n>(nodes: impl IntoIterator<Item = &'n Node>, look: Look, now: jiff::Timestamp) -> String {
     let mut table = Table::new(["NODE", "REGION", "HEALTH", "REVISION", "PREPARED", "HEARD", "AGENT"]);
     if look.wide {
         for column in ["LAST GOOD", "ADDRESS", "REQUESTS", "FAILED", "REFUSED", "BUILD"] {
@@ -381,5 +400,21 @@ mod tests {
         };
         let now = jiff::Timestamp::new(1_000, 0).unwrap();
         insta::assert_snapshot!(overview(&fleet, Look { colour: false, wide: false }, now));
+    }
+
+    #[test]
+    fn the_page_of_a_large_fleet_is_short_and_begins_with_what_is_wrong() {
+        let node = |number: usize| Node {
+            id: format!("edge-{number}"),
+            health: if number == 9_000 { "silent".into() } else { "healthy".into() },
+            ..Default::default()
+        };
+        let fleet = GetFleetResponse { nodes: (0..10_000).map(node).collect(), ..Default::default() };
+        let page = |wide| overview(&fleet, Look { colour: false, wide }, jiff::Timestamp::UNIX_EPOCH);
+        let short = page(false);
+        assert!(short.lines().count() < ROWS_MAX + 10, "{short}");
+        assert!(short.find("edge-9000").unwrap() < short.find("edge-0 ").unwrap(), "{short}");
+        assert!(short.ends_with("and 9950 more nodes: `sealane fleet nodes` lists them\n"), "{short}");
+        assert!(page(true).lines().count() > 10_000);
     }
 }

@@ -64,6 +64,10 @@ use crate::args::{Cli, Command};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 
+/// HTTP/2 and TLS allocate for each request and handshake, in sizes that the C library's allocator is slow with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Runs one command line, program name first, and says how it ended. Never panics on what the user typed.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> Exit {
     let mut cli = match args::parse(arguments) {

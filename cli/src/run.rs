@@ -4,7 +4,6 @@
 //! certificate it names) changes or a SIGHUP arrives. With `--data` it serves sandbox routes beside it. A broken edit is refused with every problem and its line, and
 //! what was serving goes on. It knows nothing of how a request is served.
 
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,7 +13,7 @@ use std::time::Duration;
 
 use clap::Args;
 use sealane_authority::sandbox::SandboxError;
-use sealane_model::config::{Certificate, Config, ListenAddress, Listener, Pool, Position, Route, Tls, TlsVersion};
+use sealane_model::config::{Certificate, Config, ListenAddress, Listener, Position, Tls, TlsVersion};
 use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{self, Problem, Severity};
@@ -26,7 +25,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::alb::Alb;
-use self::sandboxes::{Command, Sandboxes, Serve};
+use self::sandboxes::{Command, Made, Sandboxes, Serve};
 use self::source::{Source, Stamp, Text};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
@@ -233,9 +232,9 @@ impl Serve for Front {
         self.config.sandboxes.as_ref().is_none_or(|sandboxes| sandboxes.enabled)
     }
 
-    async fn prepare(&self, routes: &BTreeMap<u64, (Route, Pool)>) -> Result<Prepared, SandboxError> {
+    async fn prepare<'r>(&self, routes: impl Iterator<Item = &'r Made>) -> Result<Prepared, SandboxError> {
         let mut config = self.current(&self.config, self.born_ms);
-        sandbox::join(&mut config, routes.values().cloned());
+        sandbox::join(&mut config, routes.map(|made| (**made).clone()));
         self.proxy.prepare(self.tag.clone(), Arc::new(config)).await.map_err(|problems| {
             SandboxError::Unservable(problems.first().map_or_else(String::new, |problem| problem.message.clone()))
         })

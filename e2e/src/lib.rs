@@ -2,11 +2,12 @@
 //!
 //! Reading order: a [`process`] is a started program with its log; an [`origin`] is a backend whose answers a test
 //! controls; a [`load`] is steady traffic that counts what users saw; a [`fleet`] puts them together. A [`bench`] compares what
-//! requests cost.
+//! requests cost; [`scale`] what thousands of agents do.
 
 pub mod bench;
 pub mod fleet;
 pub mod load;
 pub mod origin;
 pub mod process;
+pub mod scale;
 pub mod wait;

@@ -118,6 +118,20 @@ impl Process {
         status.ok().and_then(|status| status.code()).unwrap_or(-1)
     }
 
+    /// Its process id, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
+    /// The end of what it has written so far, for a message.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(10)..].join("\n")
+    }
+
     /// Everything it has written so far.
     #[must_use]
     pub fn log_text(&self) -> String {

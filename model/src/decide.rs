@@ -33,6 +33,7 @@ mod compile;
 mod conditions;
 mod explain;
 mod host;
+mod literals;
 mod path;
 mod paths;
 mod patterns;
@@ -146,7 +147,14 @@ impl RouteTable {
     /// Compiles the routes of `config`. Cannot fail: everything was settled in parsing.
     #[must_use]
     pub fn compile(config: &Config) -> Self {
-        compile::compile(config)
+        compile::compile(config, None)
+    }
+
+    /// The same table as [`Self::compile`] makes, out of parts of an earlier one as far as they go: what a small change
+    /// of a large config costs is what is new in it.
+    #[must_use]
+    pub fn compile_after(config: &Config, before: &Self) -> Self {
+        compile::compile(config, Some(before))
     }
 
     /// A scratch for one thread.

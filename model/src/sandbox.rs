@@ -7,6 +7,7 @@
 //! Source: seed 000, rows S0-12 to S0-37 of the requirements, row "sandbox routes in a fleet" of the public interfaces.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -231,6 +232,38 @@ pub fn join(config: &mut Config, routes: impl IntoIterator<Item = (Route, Pool)>
     }
 }
 
+/// Where each sandbox route lies among those that are joined to a config. The last one takes the place of one that goes, so
+/// that a change moves two routes at most and what was made of the others can be used again. Places say nothing about the
+/// order of matching, which is by priority and id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    /// By place.
+    ids: Vec<u64>,
+}
+
+impl Places {
+    /// Gives each of `routes`, which are by id, a place, and takes those of others away.
+    pub fn settle<T>(&mut self, routes: &BTreeMap<u64, T>) {
+        let mut place = 0;
+        while let Some(id) = self.ids.get(place) {
+            if routes.contains_key(id) {
+                place += 1;
+            } else {
+                self.ids.swap_remove(place);
+            }
+        }
+        if self.ids.len() < routes.len() {
+            let placed: HashSet<u64> = self.ids.iter().copied().collect();
+            self.ids.extend(routes.keys().filter(|id| !placed.contains(id)));
+        }
+    }
+
+    /// Those of `routes` that have a place, by place.
+    pub fn of<'r, T>(&'r self, routes: &'r BTreeMap<u64, T>) -> impl Iterator<Item = &'r T> {
+        self.ids.iter().filter_map(|id| routes.get(id))
+    }
+}
+
 /// Ends the routes of the file whose `ttl` is over, `age` after the file was written. How long until the next one ends.
 pub fn end(config: &mut Config, age: Duration) -> Option<Duration> {
     let sandboxes = config.sandboxes.as_mut()?;
@@ -329,6 +362,21 @@ mod tests {
         assert_eq!((decided(&config, "/a"), decided(&config, "/b")), (Decision::Route(2), Decision::Route(1)));
         assert_eq!(end(&mut config, hours(3)), None);
         assert_eq!(decided(&config, "/b"), Decision::Route(2));
+    }
+
+    #[test]
+    fn a_route_that_goes_moves_one_other_at_most() {
+        let routes = |ids: &[u64]| ids.iter().map(|id| (*id, *id)).collect::<BTreeMap<u64, u64>>();
+        let mut places = Places::default();
+        let mut settled = |ids: &[u64]| {
+            places.settle(&routes(ids));
+            places.of(&routes(ids)).copied().collect::<Vec<_>>()
+        };
+        assert_eq!(settled(&[1, 2, 3, 4]), [1, 2, 3, 4]);
+        assert_eq!(settled(&[1, 3, 4]), [1, 4, 3]);
+        assert_eq!(settled(&[1, 3, 4, 9]), [1, 4, 3, 9]);
+        assert_eq!(settled(&[3, 10]), [3, 10]);
+        assert!(settled(&[]).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! It does not decide anything, and it does not know sockets, files or databases.
 
+pub mod codec;
 pub mod convert;
 pub mod json;
 pub mod otlp;

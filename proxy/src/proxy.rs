@@ -325,8 +325,10 @@ const KEYS_TIMEOUT: Duration = Duration::from_secs(3);
 impl Inner {
     async fn prepare(self: Arc<Self>, tag: RevisionTag, config: Arc<Config>) -> Result<Prepared, Vec<Problem>> {
         let shared = Arc::clone(&self.shared);
-        let compiled =
-            tokio::task::spawn_blocking(move || compile::compile(tag, config, &shared.settings, &shared.live));
+        let compiled = tokio::task::spawn_blocking(move || {
+            let before = shared.current.snapshot();
+            compile::compile(tag, config, &shared.settings, &shared.live, before.as_deref())
+        });
         let mut snapshot = compiled.await.unwrap_or_else(|cause| {
             Err(vec![error("internal", Position::default(), "", format!("compiling failed: {cause}"))])
         })?;

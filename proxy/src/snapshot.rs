@@ -45,9 +45,9 @@ pub(crate) struct Snapshot {
     /// What samples of requests keep of headers and queries.
     pub(crate) compared: Compared,
     /// Parallel to the config's.
-    pub(crate) routes: Vec<CompiledRoute>,
+    pub(crate) routes: Vec<Arc<CompiledRoute>>,
     /// Parallel to the config's.
-    pub(crate) pools: Vec<CompiledPool>,
+    pub(crate) pools: Vec<Arc<CompiledPool>>,
     pub(crate) listeners: Vec<CompiledListener>,
     pub(crate) tls: Option<ServerTls>,
     /// The port of the first TLS listener, unless it is 443: where redirects go.
@@ -262,7 +262,7 @@ impl CompiledRoute {
 impl Snapshot {
     /// Every pair of a route and a pool that its requests may go to.
     pub(crate) fn targets(&self) -> impl Iterator<Item = (&CompiledRoute, &CompiledTarget)> {
-        self.routes.iter().flat_map(|route| route.targets.iter().map(move |target| (route, target)))
+        self.routes.iter().flat_map(|route| route.targets.iter().map(move |target| (&**route, target)))
     }
 
     pub(crate) fn endpoint(&self, pool: usize, endpoint: usize) -> &CompiledEndpoint {

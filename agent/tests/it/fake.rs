@@ -383,10 +383,11 @@ impl AgentService for Service {
         self.check(&request)?;
         let digest = Digest::from_slice(&request.into_inner().digest).unwrap();
         if let Some(deflated) = self.served.lock().unwrap().packed.get(&digest).cloned() {
-            return Ok(Response::new(v1::GetChunkResponse { deflated, ..Default::default() }));
+            return Ok(Response::new(v1::GetChunkResponse { deflated: deflated.into(), ..Default::default() }));
         }
         let content = self.served.lock().unwrap().blobs.get(&digest).cloned();
-        let answer = |content| Response::new(v1::GetChunkResponse { content, ..Default::default() });
+        let answer =
+            |content: Vec<u8>| Response::new(v1::GetChunkResponse { content: content.into(), ..Default::default() });
         content.map(answer).ok_or(Status::not_found("no such blob"))
     }
 

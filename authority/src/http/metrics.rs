@@ -75,6 +75,17 @@ pub(super) async fn page(app: &App) -> Result<String, StoreError> {
         "Bundles that agents refused since their start, by code.",
         labelled("code", refused),
     );
+    for (name, help, value) in [
+        ("sealane_timestamps_signed_total", "Timestamp documents signed by this process.", app.signer.timestamps()),
+        ("sealane_desired_states_made_total", "Desired states put together by this process.", app.telling.made()),
+        (
+            "sealane_chunks_packed_total",
+            "Manifests and chunks packed for agents by this process.",
+            app.content.packed(),
+        ),
+    ] {
+        family(name, "counter", help, plain(value));
+    }
     Ok(out)
 }
 

@@ -24,9 +24,9 @@ impl Rollout {
         for (id, proxy) in world.live.proxies() {
             let counts = proxy.counts_of(&stable.digest);
             if self.covers(world, id, proxy) {
-                counts.into_iter().for_each(|counts| cohort.add(counts));
+                counts.iter().for_each(|counts| cohort.add(counts));
             } else if self.is_control(world, id, proxy) {
-                counts.into_iter().for_each(|counts| control.add(counts));
+                counts.iter().for_each(|counts| control.add(counts));
                 hours.push(&proxy.history);
             }
         }

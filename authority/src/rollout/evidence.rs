@@ -7,6 +7,7 @@ use sealane_model::gate::Counts;
 use sealane_model::ids::{Digest, ProxyId};
 
 use crate::fleet::Proxy;
+use crate::slim::Slim;
 
 /// One side of the comparison: proxies and what they counted for one release since they were first looked at.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +18,8 @@ pub(crate) struct Side {
 #[derive(Clone, Debug)]
 struct Tally {
     instance: String,
-    last: Counts,
-    /// Since it was first looked at.
+    last: Slim,
+    /// Since it was first looked at, without latency.
     sum: Counts,
     /// Since the last interval.
     new: Counts,
@@ -29,24 +30,25 @@ impl Side {
     pub(crate) fn observe(&mut self, id: &ProxyId, proxy: &Proxy, release: &Digest) {
         let now = proxy.counts_of(release);
         let Some(tally) = self.tallies.get_mut(id) else {
-            let last = now.cloned().unwrap_or_default();
+            let last = now.as_ref().map(Slim::from).unwrap_or_default();
             let tally =
                 Tally { instance: proxy.instance.clone(), last, sum: Counts::default(), new: Counts::default() };
             self.tallies.insert(id.clone(), tally);
             return;
         };
         let is_same = tally.instance == proxy.instance;
+        let last = Counts::from(&tally.last);
         match now {
             // Older than what was heard: it came late.
-            Some(now) if is_same && (*now == tally.last || now.requests < tally.last.requests) => return,
+            Some(now) if is_same && (now == last || now.requests < last.requests) => return,
             Some(now) => {
-                let new = if is_same { now.since(&tally.last) } else { now.clone() };
-                tally.sum.add(&new);
+                tally.last = Slim::from(&now);
+                let new = if is_same { now.since(&last) } else { now };
                 tally.new.add(&new);
-                tally.last.clone_from(now);
+                tally.sum.add(&Counts { latency: Vec::new(), ..new });
             }
             // A new process that has not served it yet.
-            None if !is_same => tally.last = Counts::default(),
+            None if !is_same => tally.last = Slim::default(),
             None => return,
         }
         tally.instance.clone_from(&proxy.instance);

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use sealane_model::gate::{Counts, METRICS, slow_edge};
 use sealane_model::ids::Digest;
 
+use crate::slim::Slim;
+
 /// Length of a slot.
 const SLOT_MS: u64 = 300_000;
 /// Slots that are kept: an hour.
@@ -15,7 +17,7 @@ const SLOTS: usize = 12;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     /// Cumulative counts of its process when it was heard last, over all revisions.
-    last: Counts,
+    last: Slim,
     /// Slow is above this bucket: a little above this proxy's own p99 before the slot.
     edge: Option<usize>,
     /// Oldest first: number of the slot, and for each metric bad events and all.
@@ -37,7 +39,7 @@ impl History {
         let mut total = Counts::default();
         counts.iter().for_each(|(_, counts)| total.add(counts));
         // What a process counted before it was first heard is of no known time.
-        let new = if is_same { total.since(&history.last) } else { Counts::default() };
+        let new = if is_same { total.since(&Counts::from(&history.last)) } else { Counts::default() };
         let slot = now_ms / SLOT_MS;
         if history.slots.back().is_none_or(|(last, _)| *last != slot) {
             history.edge = slow_edge(&total);
@@ -50,7 +52,7 @@ impl History {
                 *sum = (sum.0.saturating_add(bad), sum.1.saturating_add(of));
             }
         }
-        history.last = total;
+        history.last = Slim::from(&total);
         history
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::BoxStream;
 use sealane_model::ids::{AgentId, Digest};
 use sealane_proto::v1;
 use sealane_proto::v1::agent_service_server::AgentService;
 use serde_json::json;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::caller;
@@ -17,10 +17,13 @@ use crate::store::agent::AgentCertificate;
 use crate::store::audit::AuditEntry;
 use crate::subscribe::subscribe;
 
-/// Between reports while a rollout is under way.
-const REPORT_BUSY_MS: u32 = 1_000;
+/// Between reports while a rollout is under way, in milliseconds: from one second in a small fleet up to three, below the
+/// age at which a report no longer counts as fresh.
+const REPORT_BUSY_MS: std::ops::RangeInclusive<usize> = 1_000..=3_000;
 /// Between reports otherwise.
-const REPORT_QUIET_MS: u32 = 5_000;
+const REPORT_QUIET_MS: std::ops::RangeInclusive<usize> = 5_000..=10_000;
+/// Reports a second that agents are asked for at most, as far as the bounds above allow. What changes is said at once.
+const REPORTS_PER_SECOND: usize = 1_000;
 
 /// Entries of one proof.
 const PROOF_ENTRIES_MAX: u32 = 10_000;
@@ -67,7 +70,7 @@ impl AgentService for Agents {
         }))
     }
 
-    type SubscribeStream = ReceiverStream<Result<v1::SubscribeResponse, Status>>;
+    type SubscribeStream = BoxStream<'static, Result<v1::SubscribeResponse, Status>>;
 
     async fn subscribe(
         &self,
@@ -82,7 +85,7 @@ impl AgentService for Agents {
         })?;
         let stream = subscribe(Arc::clone(&self.0), hello)?;
         self.0.rollouts.wake();
-        Ok(Response::new(stream))
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
@@ -97,9 +100,12 @@ impl AgentService for Agents {
             caller.speaks_for(&report.agent_id, region.as_deref().unwrap_or_default())?;
         }
         let now_ms = app.clock.now_ms();
-        let refused_before = app.live().refused_by(&report.agent_id, &report.instance);
-        app.live().hear(now_ms, &report, caller.region.as_deref())?;
-        let refused = app.live().refused_by(&report.agent_id, &report.instance);
+        let (refused_before, refused, agents) = {
+            let mut live = app.live();
+            let before = live.refused_by(&report.agent_id, &report.instance);
+            live.hear(now_ms, &report, caller.region.as_deref())?;
+            (before, live.refused_by(&report.agent_id, &report.instance), live.agent_count())
+        };
         let news: Vec<&String> = refused
             .iter()
             .filter(|(code, count)| refused_before.get(*code).is_none_or(|before| before < count))
@@ -117,7 +123,7 @@ impl AgentService for Agents {
             app.audit(&entry).await?;
         }
         app.rollouts.wake();
-        let next_report_ms = if app.board.desired().busy { REPORT_BUSY_MS } else { REPORT_QUIET_MS };
+        let next_report_ms = next_report_ms(app.board.desired().busy, agents);
         Ok(Response::new(v1::ReportResponse { next_report_ms }))
     }
 
@@ -125,17 +131,9 @@ impl AgentService for Agents {
         let request = request.into_inner();
         let digest = Digest::from_slice(&request.digest)
             .ok_or_else(|| status(Code::InvalidArgument, "BAD_FIELD", "`digest` is not 32 bytes"))?;
-        let content = match self.0.store.blob(&digest).await? {
-            Some(content) => Some(content),
-            None => self.0.store.sandbox_blob(&digest).await?,
-        };
-        let content =
-            content.ok_or_else(|| status(Code::NotFound, "NO_SUCH_CHUNK", format!("there is no {digest}")))?;
-        let deflated = if request.deflate { sealane_model::bundle::transfer::deflate(&content) } else { None };
-        Ok(Response::new(match deflated {
-            Some(deflated) => v1::GetChunkResponse { content: Vec::new(), deflated },
-            None => v1::GetChunkResponse { content, deflated: Vec::new() },
-        }))
+        let answer = self.0.content.get(digest, request.deflate).await?;
+        let answer = answer.ok_or_else(|| status(Code::NotFound, "NO_SUCH_CHUNK", format!("there is no {digest}")))?;
+        Ok(Response::new(answer))
     }
 
     async fn get_audit_proof(
@@ -149,5 +147,26 @@ impl AgentService for Agents {
         let rows = self.0.store.audit_after(after, PROOF_ENTRIES_MAX).await?;
         let entries = rows.iter().map(|row| row.entry().digest().to_vec()).collect();
         Ok(Response::new(v1::GetAuditProofResponse { found: true, entries }))
+    }
+}
+
+/// When an agent of a fleet of so many agents should report again, unless something changes.
+fn next_report_ms(busy: bool, agents: usize) -> u32 {
+    let bounds = if busy { REPORT_BUSY_MS } else { REPORT_QUIET_MS };
+    let shared = agents * 1_000 / REPORTS_PER_SECOND;
+    u32::try_from(shared.clamp(*bounds.start(), *bounds.end())).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_fleet_reports_less_often_but_never_too_rarely_to_count_as_fresh() {
+        assert_eq!((next_report_ms(true, 3), next_report_ms(false, 3)), (1_000, 5_000));
+        assert_eq!((next_report_ms(true, 2_000), next_report_ms(false, 7_000)), (2_000, 7_000));
+        assert_eq!((next_report_ms(true, 10_000), next_report_ms(false, 100_000)), (3_000, 10_000));
+        let fresh = crate::rollout::machine::Timing::default().fresh;
+        assert!(u128::from(next_report_ms(true, usize::MAX / 2_000)) < fresh.as_millis());
     }
 }

@@ -1,5 +1,6 @@
 //! The store by itself: a full disk, a chain of audit entries, numbers that move.
 
+use futures_util::future::join_all;
 use sealane_model::bundle::{Resource, pack};
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::Digest;
@@ -8,6 +9,7 @@ use serde_json::json;
 use super::audit::AuditEntry;
 use super::release::{NewRelease, ReleaseRow, Stored};
 use super::{Store, StoreError};
+use crate::content::Content;
 
 fn entry() -> AuditEntry {
     AuditEntry {
@@ -119,4 +121,19 @@ async fn the_chain_finds_an_edit_a_removal_and_a_swap() {
         }
         assert_eq!(store.verify_audit().await.unwrap().broken_at, Some(broken_at), "{edit}");
     }
+}
+
+#[tokio::test]
+async fn a_blob_is_packed_once_however_many_ask_for_it_at_a_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(&directory.path().join("authority.db")).await.unwrap();
+    let new = release(1, 100_000);
+    assert_eq!(store.publish(&new).await.unwrap(), Stored::Done);
+    let content = Content::new(store);
+    let answers = join_all((0..50).map(|_| content.get(new.row.manifest_digest, true))).await;
+    let sizes: Vec<usize> =
+        answers.into_iter().map(|one| one.unwrap().map_or(0, |one| one.content.len() + one.deflated.len())).collect();
+    assert!(sizes[0] > 0 && sizes.iter().all(|size| *size == sizes[0]), "{sizes:?}");
+    assert_eq!(content.packed(), 1);
+    assert_eq!(content.get(Digest::of(b"nothing"), true).await.unwrap(), None);
 }

@@ -71,7 +71,7 @@ async fn content_is_fetched_by_digest_and_verifies() {
         let request = v1::GetChunkRequest { digest: digest.to_vec(), deflate: false };
         contents.push((digest, client.get_chunk(request).await.unwrap().into_inner().content));
     }
-    let find = |digest: &Digest| contents.iter().find(|(one, _)| one == digest).map(|(_, content)| content.clone());
+    let find = |digest: &Digest| contents.iter().find(|(one, _)| one == digest).map(|(_, content)| content.to_vec());
     let bundle = manifest.open(find).unwrap();
     assert_eq!(bundle.config().unwrap(), ("config.yaml", CONFIG));
     let missing = v1::GetChunkRequest { digest: Digest::of(b"nothing").to_vec(), deflate: false };

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sealane_authority::sandbox::{Actor, Change, Changed, Desk, NewRoute, SandboxBook, SandboxError, in_order};
 use sealane_model::config::{Config, Pool, Route};
-use sealane_model::sandbox::{self, SandboxRoute, SandboxTimes};
+use sealane_model::sandbox::{self, Places, SandboxRoute, SandboxTimes};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -71,12 +71,16 @@ impl Desk for RunDesk {
     }
 }
 
+/// A route as a config has it.
+pub(crate) type Made = Arc<(Route, Pool)>;
+
 /// The routes as they are kept, and as they are served.
 #[derive(Debug)]
 pub(crate) struct Sandboxes {
     book: SandboxBook,
     /// By id; checked once, when a route comes in.
-    compiled: BTreeMap<u64, (Route, Pool)>,
+    compiled: BTreeMap<u64, Made>,
+    places: Places,
     times: SandboxTimes,
     /// The last expiry was not written: the next try waits.
     expiry_failed: bool,
@@ -97,16 +101,18 @@ impl Sandboxes {
         if let (_, Some(change)) = book.expire().await.map_err(failed)? {
             book.commit(change).await.map_err(failed)?;
         }
-        let mut sandboxes = Self { book, compiled: BTreeMap::new(), times, expiry_failed: false };
+        let mut sandboxes =
+            Self { book, compiled: BTreeMap::new(), places: Places::default(), times, expiry_failed: false };
         let routes: Vec<SandboxRoute> = sandboxes.book.routes().cloned().collect();
         sandboxes.compiled = sandboxes.compile(routes.iter());
+        sandboxes.places.settle(&sandboxes.compiled);
         info!(routes_loaded = sandboxes.compiled.len(), database = %path.display(), "sandbox routes loaded");
         Ok(sandboxes)
     }
 
     /// Joins what is kept to a config.
     pub(crate) fn join(&self, config: &mut Config) {
-        sandbox::join(config, self.compiled.values().cloned());
+        sandbox::join(config, self.places.of(&self.compiled).map(|made| (**made).clone()));
     }
 
     /// Closes the database.
@@ -187,23 +193,27 @@ impl Sandboxes {
         let routes: Vec<SandboxRoute> = self.book.routes().cloned().collect();
         // Another program may have put other routes in the place of known ones.
         let compiled = compile(routes.iter(), &BTreeMap::new(), self.times);
-        let ready = server.prepare(&compiled).await?;
+        let mut places = self.places.clone();
+        places.settle(&compiled);
+        let ready = server.prepare(places.of(&compiled)).await?;
         server.activate(ready).await?;
         info!(count = compiled.len(), "sandbox routes reloaded");
-        self.compiled = compiled;
+        (self.compiled, self.places) = (compiled, places);
         Ok(())
     }
 
     /// Ready, then durable, then served.
     async fn finish<S: Serve>(&mut self, change: Change, server: &S) -> Result<(), SandboxError> {
         let compiled = self.compile(change.routes());
-        let ready = server.prepare(&compiled).await?;
+        let mut places = self.places.clone();
+        places.settle(&compiled);
+        let ready = server.prepare(places.of(&compiled)).await?;
         self.book.commit(change).await?;
-        self.compiled = compiled;
+        (self.compiled, self.places) = (compiled, places);
         server.activate(ready).await
     }
 
-    fn compile<'r>(&self, routes: impl Iterator<Item = &'r SandboxRoute>) -> BTreeMap<u64, (Route, Pool)> {
+    fn compile<'r>(&self, routes: impl Iterator<Item = &'r SandboxRoute>) -> BTreeMap<u64, Made> {
         compile(routes, &self.compiled, self.times)
     }
 }
@@ -212,14 +222,14 @@ impl Sandboxes {
 /// with a warning.
 fn compile<'r>(
     routes: impl Iterator<Item = &'r SandboxRoute>,
-    known: &BTreeMap<u64, (Route, Pool)>,
+    known: &BTreeMap<u64, Made>,
     times: SandboxTimes,
-) -> BTreeMap<u64, (Route, Pool)> {
+) -> BTreeMap<u64, Made> {
     let mut compiled = BTreeMap::new();
     for route in routes {
         let made = match known.get(&route.id) {
-            Some(known) => Ok(known.clone()),
-            None => route.compile(times),
+            Some(known) => Ok(Arc::clone(known)),
+            None => route.compile(times).map(Arc::new),
         };
         match made {
             Ok(made) => drop(compiled.insert(route.id, made)),
@@ -236,7 +246,7 @@ pub(crate) trait Serve {
     /// Whether the config in force wants sandbox routes at all.
     fn takes_sandboxes(&self) -> bool;
     /// Makes a snapshot with exactly these sandbox routes. Nothing that is served changes.
-    async fn prepare(&self, routes: &BTreeMap<u64, (Route, Pool)>) -> Result<Self::Ready, SandboxError>;
+    async fn prepare<'r>(&self, routes: impl Iterator<Item = &'r Made>) -> Result<Self::Ready, SandboxError>;
     /// Serves it.
     async fn activate(&self, ready: Self::Ready) -> Result<(), SandboxError>;
 }

@@ -5,6 +5,7 @@ mod monitoring;
 mod rollouts;
 mod run;
 mod sandbox;
+mod scale;
 mod trust;
 
 use std::path::Path;

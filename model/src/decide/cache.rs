@@ -6,14 +6,14 @@
 use regex_automata::meta::{self, Regex};
 
 use super::path;
-use super::rewrite::compile_regex;
-use crate::config::{Config, PathMatch, RouteIndex};
+use super::rewrite::Compiled;
+use crate::config::{Config, PathMatch, Pattern, RouteIndex};
 
 /// The rules of a config, by route.
 #[derive(Debug, Default)]
 pub(super) struct CacheRules {
     of_route: Vec<Box<[Candidate]>>,
-    regexes: Vec<Regex>,
+    regexes: Vec<(Pattern, Regex)>,
 }
 
 /// One thread's room, by regex, made when first needed.
@@ -38,11 +38,13 @@ enum Condition {
 }
 
 impl CacheRules {
-    pub(super) fn compile(config: &Config) -> Self {
+    /// Regexes that `before` has are used again.
+    pub(super) fn compile(config: &Config, before: Option<&Self>) -> Self {
         let rules = config.cache.as_ref().map(|cache| cache.rules.as_slice()).unwrap_or_default();
         if rules.is_empty() {
             return Self::default();
         }
+        let before = Compiled::of(before.map(|before| before.regexes.as_slice()));
         let mut regexes = Vec::new();
         let conditions: Vec<Condition> = rules
             .iter()
@@ -51,7 +53,7 @@ impl CacheRules {
                 PathMatch::Exact(path) => Condition::Exact(path::normalised_condition(path).into_owned()),
                 PathMatch::Prefix(path) => Condition::Prefix(path::normalised_condition(path).into_owned()),
                 PathMatch::Regex(pattern) => {
-                    regexes.push(compile_regex(pattern));
+                    regexes.push((pattern.clone(), before.compile(pattern)));
                     Condition::Regex(regexes.len() - 1)
                 }
             })
@@ -82,7 +84,7 @@ impl CacheRules {
                 .strip_prefix(prefix.as_str())
                 .is_some_and(|rest| prefix.ends_with('/') || rest.is_empty() || rest.starts_with('/')),
             Condition::Regex(index) => {
-                let regex = &self.regexes[*index];
+                let regex = &self.regexes[*index].1;
                 let cache = scratch.0[*index].get_or_insert_with(|| regex.create_cache());
                 regex.search_half_with(cache, &regex_automata::Input::new(normal_path)).is_some()
             }

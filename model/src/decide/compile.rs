@@ -18,7 +18,8 @@ use super::syntax::Anchoring;
 use super::{Ranked, RouteTable};
 use crate::config::{Config, HostCondition, Pattern, RouteIndex};
 
-pub(super) fn compile(config: &Config) -> RouteTable {
+/// What `before` has and `config` wants is used again: a table costs what is new in it, beside an ordering of all routes.
+pub(super) fn compile(config: &Config, before: Option<&RouteTable>) -> RouteTable {
     let mut hosts: [HostsBuilder<'_>; 3] = Default::default();
     let mut paths = PathsBuilder::default();
     let mut conditions = ConditionsBuilder::default();
@@ -30,7 +31,7 @@ pub(super) fn compile(config: &Config) -> RouteTable {
         paths.add(group, &route.path, candidate);
         ranked.push(Ranked { route: small(index), group: small(group), tier });
     }
-    let mut automata = AutomataBuilder::default();
+    let mut automata = AutomataBuilder::after(before.map(|before| &before.automata));
     let (paths, groups) = paths.finish(&mut automata);
     RouteTable {
         hosts: hosts.map(|hosts| hosts.finish(&groups, &mut automata)),
@@ -39,8 +40,8 @@ pub(super) fn compile(config: &Config) -> RouteTable {
         automata: automata.finish(),
         sandbox_hosts: sandbox_hosts(config),
         ranked,
-        rewrites: Rewrites::compile(config),
-        cache_rules: CacheRules::compile(config),
+        rewrites: Rewrites::compile(config, before.map(|before| &before.rewrites)),
+        cache_rules: CacheRules::compile(config, before.map(|before| &before.cache_rules)),
         identity: Arc::new(()),
     }
 }

@@ -1,19 +1,19 @@
 //! Which of many patterns match a text, best rank first, without running them all.
 //!
 //! Of most patterns every match contains a literal that few others share (`^/api/users/\d+$` contains `/api/users/`).
-//! One Aho-Corasick pass over the text finds the literals that are there, and only the patterns that they stand for
-//! are run. Patterns without such a literal are a *crowd*: run together, in sets. Knows nothing of routes.
+//! A pass over the text finds the literals that are there, and only the patterns that they stand for are run. Patterns
+//! without such a literal are a *crowd*: run together, in sets. Knows nothing of routes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use aho_corasick::automaton::OverlappingState;
-use aho_corasick::{AhoCorasick, Input};
 use foldhash::fast::FixedState;
-use regex_syntax::hir::Hir;
 
-use super::automata::{Automata, AutomataBuilder, Caches, PATTERNS_MAX, Slot};
-use super::rank::Rank;
-use super::syntax::{self, Anchoring};
+use super::automata::{Automata, AutomataBuilder, Caches, Member, Ticket};
+use super::literals::LiteralPart;
+use super::paths::small;
+use super::rank::{NO_RANK, Rank};
+use super::syntax::Anchoring;
 use crate::config::Pattern;
 
 /// Patterns, numbered in the order of their lowest rank.
@@ -22,6 +22,7 @@ pub(super) struct Patterns {
     /// By pattern, ascending.
     lowest: Box<[Rank]>,
     keyed: Option<Keyed>,
+    /// In the order of their lowest rank.
     crowds: Vec<Crowd>,
 }
 
@@ -38,19 +39,32 @@ pub(super) struct PatternScratch {
 /// Patterns that a literal points at.
 #[derive(Debug)]
 struct Keyed {
-    literals: AhoCorasick,
-    /// By literal: the patterns that it points at.
-    patterns: Vec<Vec<u32>>,
+    parts: Vec<Literals>,
+    /// Literals of all parts.
+    literals: usize,
+    /// The patterns of all literals, those of one side by side.
+    patterns: Vec<u32>,
     /// By pattern; `None` in a crowd.
-    slots: Vec<Option<Slot>>,
+    tickets: Vec<Option<Ticket>>,
+}
+
+/// Literals that are searched together.
+#[derive(Debug)]
+struct Literals {
+    part: Arc<LiteralPart>,
+    /// Number of the first among those of all parts.
+    first: usize,
+    /// By literal: the patterns that it points at, a piece of [`Keyed::patterns`]. Empty: nobody wants it any more.
+    patterns: Box<[(u32, u32)]>,
 }
 
 /// Patterns that are searched together.
 #[derive(Debug)]
 struct Crowd {
     set: usize,
-    /// Ascending.
-    patterns: Vec<u32>,
+    lowest: Rank,
+    /// By pattern of the set; `None`: it is not wanted any more.
+    patterns: Box<[Option<u32>]>,
 }
 
 impl Patterns {
@@ -60,36 +74,25 @@ impl Patterns {
         anchoring: Anchoring,
         automata: &mut AutomataBuilder<'p>,
     ) -> Self {
-        let hir = |pattern| syntax::parse_anchored(pattern, anchoring);
-        let mut hirs: Vec<Option<Hir>> = patterns.iter().map(|(pattern, _)| Some(hir(pattern))).collect();
-        let keys = if patterns.len() > CROWD_MAX { keys(&hirs) } else { vec![None; patterns.len()] };
-
-        let mut crowd = Vec::new();
-        let mut slots = vec![None; patterns.len()];
-        let mut by_literal: HashMap<Vec<u8>, Vec<u32>, FixedState> = HashMap::default();
-        for (number, key) in (0_u32..).zip(keys) {
-            let index = number as usize;
-            let Some(key) = key else {
-                crowd.push(number);
-                continue;
-            };
-            let hir = hirs[index].take().expect("each is taken once");
-            slots[index] = Some(automata.add(anchoring, patterns[index].0.as_str(), hir));
-            for literal in key {
-                by_literal.entry(literal).or_default().push(number);
-            }
-        }
-        let crowds = crowd.chunks(PATTERNS_MAX).map(|numbers| {
-            let members = numbers.iter().map(|&number| {
-                let index = number as usize;
-                (patterns[index].0.as_str(), hirs[index].take().expect("each is taken once"))
-            });
-            Crowd { set: automata.add_set(anchoring, members.collect()), patterns: numbers.to_vec() }
+        let members: Vec<Arc<Member>> =
+            patterns.iter().map(|(pattern, _)| automata.member(anchoring, pattern)).collect();
+        let keys = if patterns.len() > CROWD_MAX { keys(&members) } else { vec![None; patterns.len()] };
+        let crowd: Vec<usize> = (0..patterns.len()).filter(|number| keys[*number].is_none()).collect();
+        let in_crowd: Vec<Arc<Member>> = crowd.iter().map(|number| Arc::clone(&members[*number])).collect();
+        let crowds = automata.add_sets(&in_crowd).into_iter().map(|set| {
+            let numbers: Box<[Option<u32>]> =
+                set.numbers.iter().map(|number| number.map(|number| small(crowd[number]))).collect();
+            // Numbers go by lowest rank.
+            let first = numbers.iter().flatten().min();
+            let lowest = first.map_or(NO_RANK, |number| patterns[*number as usize].1);
+            Crowd { set: set.set, lowest, patterns: numbers }
         });
+        let mut crowds: Vec<Crowd> = crowds.collect();
+        crowds.sort_unstable_by_key(|crowd| crowd.lowest);
         Self {
             lowest: patterns.iter().map(|(_, lowest)| *lowest).collect(),
-            crowds: crowds.collect(),
-            keyed: (!by_literal.is_empty()).then(|| Keyed::new(by_literal, slots)),
+            crowds,
+            keyed: (crowd.len() < patterns.len()).then(|| Keyed::new(&members, &keys, automata)),
         }
     }
 
@@ -113,21 +116,24 @@ impl Patterns {
                 if self.lowest[number] >= limit {
                     break;
                 }
-                if keyed.slots[number].is_some_and(|slot| automata.matches(slot, text, &mut scratch.caches)) {
+                if keyed.tickets[number].is_some_and(|ticket| automata.matches(ticket, text, &mut scratch.caches)) {
                     limit = matched(number);
                 }
             }
         }
         for crowd in &self.crowds {
-            if self.lowest[crowd.patterns[0] as usize] >= limit {
+            if crowd.lowest >= limit {
                 break;
             }
-            for member in automata.matching(crowd.set, text, &mut scratch.caches) {
-                let number = crowd.patterns[member] as usize;
-                if self.lowest[number] >= limit {
+            let PatternScratch { caches, candidates, .. } = &mut *scratch;
+            candidates.clear();
+            candidates.extend(automata.matching(crowd.set, text, caches).filter_map(|member| crowd.patterns[member]));
+            candidates.sort_unstable();
+            for &number in &*candidates {
+                if self.lowest[number as usize] >= limit {
                     break;
                 }
-                limit = matched(number);
+                limit = matched(number as usize);
             }
         }
     }
@@ -140,35 +146,63 @@ impl PatternScratch {
 }
 
 impl Keyed {
-    fn new(by_literal: HashMap<Vec<u8>, Vec<u32>, FixedState>, slots: Vec<Option<Slot>>) -> Self {
-        let (literals, patterns): (Vec<_>, Vec<_>) = by_literal.into_iter().unzip();
-        let literals = AhoCorasick::builder()
-            .ascii_case_insensitive(true)
-            .build(literals)
-            .expect("fewer literals than Aho-Corasick can number: the patterns themselves are far larger");
-        Self { literals, patterns, slots }
+    /// Those of `members` that have a key.
+    fn new(members: &[Arc<Member>], keys: &[Option<&[Vec<u8>]>], automata: &mut AutomataBuilder<'_>) -> Self {
+        let mut literals: Vec<&[u8]> = Vec::new();
+        let mut known: HashMap<&[u8], usize, FixedState> = HashMap::default();
+        // Each literal with each pattern that it points at.
+        let mut pairs: Vec<(usize, u32)> = Vec::new();
+        for (number, key) in keys.iter().enumerate() {
+            for literal in key.iter().copied().flatten().map(Vec::as_slice) {
+                let literal = *known.entry(literal).or_insert_with(|| {
+                    literals.push(literal);
+                    literals.len() - 1
+                });
+                pairs.push((literal, small(number)));
+            }
+        }
+        pairs.sort_unstable();
+        let mut pieces = vec![(0, 0); literals.len()];
+        let mut at = 0;
+        for of_one in pairs.chunk_by(|(one, _), (other, _)| one == other) {
+            pieces[of_one[0].0] = (small(at), small(at + of_one.len()));
+            at += of_one.len();
+        }
+        let mut first = 0;
+        let parts = automata.literals.place(&literals).into_iter().map(|(part, numbers)| {
+            let patterns = numbers.iter().map(|number| number.map_or((0, 0), |number| pieces[number])).collect();
+            let literals = Literals { first, patterns, part };
+            first += literals.part.len();
+            literals
+        });
+        Self {
+            parts: parts.collect(),
+            patterns: pairs.into_iter().map(|(_, number)| number).collect(),
+            tickets: members.iter().zip(keys).map(|(member, key)| key.map(|_| automata.add(member))).collect(),
+            literals: first,
+        }
     }
 
     /// Leaves in `scratch.candidates` the patterns whose literals are in `text`, ascending.
     fn find_candidates(&self, text: &str, scratch: &mut PatternScratch) {
         let PatternScratch { seen, literals, candidates, .. } = scratch;
-        let words = self.patterns.len().div_ceil(64);
+        let words = self.literals.div_ceil(64);
         if seen.len() < words {
             seen.resize(words, 0);
         }
         literals.clear();
         candidates.clear();
-        let mut state = OverlappingState::start();
-        loop {
-            self.literals.find_overlapping(Input::new(text), &mut state);
-            let Some(found) = state.get_match() else { break };
-            let literal = found.pattern().as_usize();
-            let (word, bit) = (literal / 64, 1 << (literal % 64));
-            if seen[word] & bit == 0 {
-                seen[word] |= bit;
-                literals.push(literal);
-                candidates.extend(&self.patterns[literal]);
-            }
+        for Literals { part, first, patterns } in &self.parts {
+            part.search(text, |found| {
+                let literal = first + found;
+                let (word, bit) = (literal / 64, 1 << (literal % 64));
+                if seen[word] & bit == 0 {
+                    seen[word] |= bit;
+                    literals.push(literal);
+                    let (from, until) = patterns[found];
+                    candidates.extend(&self.patterns[from as usize..until as usize]);
+                }
+            });
         }
         for literal in literals {
             seen[*literal / 64] = 0;
@@ -179,20 +213,18 @@ impl Keyed {
 }
 
 /// By pattern: the literals that point at it; `None`: it has none that few enough share.
-fn keys(hirs: &[Option<Hir>]) -> Vec<Option<Vec<Vec<u8>>>> {
-    let required: Vec<_> =
-        hirs.iter().map(|hir| hir.as_ref().map(syntax::required_literals).unwrap_or_default()).collect();
+fn keys(members: &[Arc<Member>]) -> Vec<Option<&[Vec<u8>]>> {
     let mut owners: HashMap<&[u8], usize, FixedState> = HashMap::default();
-    for literal in required.iter().flatten().flatten() {
+    for literal in members.iter().flat_map(|member| &member.required).flatten() {
         *owners.entry(literal).or_default() += 1;
     }
     let shared = |set: &[Vec<u8>]| set.iter().map(|literal| owners[literal.as_slice()]).max().unwrap_or(0);
     let shortest = |set: &[Vec<u8>]| set.iter().map(Vec::len).min().unwrap_or(0);
-    required
+    members
         .iter()
-        .map(|sets| {
-            let best = sets.iter().min_by_key(|set| (shared(set), std::cmp::Reverse(shortest(set))))?;
-            (shared(best) <= CROWD_MAX).then(|| best.clone())
+        .map(|member| {
+            let best = member.required.iter().min_by_key(|set| (shared(set), std::cmp::Reverse(shortest(set))))?;
+            (shared(best) <= CROWD_MAX).then_some(best.as_slice())
         })
         .collect()
 }

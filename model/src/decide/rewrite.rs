@@ -20,7 +20,7 @@ use crate::config::{Config, PathMatch, Pattern, Rewrite, RouteIndex};
 pub(super) struct Rewrites {
     /// By route.
     of_route: Vec<Option<Box<Rewriting>>>,
-    regexes: Vec<Regex>,
+    regexes: Vec<(Pattern, Regex)>,
 }
 
 /// One thread's room for rewriting.
@@ -53,7 +53,9 @@ enum Rewriting {
 }
 
 impl Rewrites {
-    pub(super) fn compile(config: &Config) -> Self {
+    /// Regexes that `before` has are used again.
+    pub(super) fn compile(config: &Config, before: Option<&Self>) -> Self {
+        let before = Compiled::of(before.map(|before| before.regexes.as_slice()));
         let mut rewrites = Self::default();
         let mut known = HashMap::<&Pattern, usize, FixedState>::default();
         for route in &config.routes {
@@ -62,7 +64,7 @@ impl Rewrites {
                 Rewrite::Prefix(by) => Rewriting::Prefix { bytes: matched_prefix_bytes(&route.path), by: by.clone() },
                 Rewrite::Regex { regex, replacement } => {
                     let regex = *known.entry(regex).or_insert_with(|| {
-                        rewrites.regexes.push(compile_regex(regex));
+                        rewrites.regexes.push((regex.clone(), before.compile(regex)));
                         rewrites.regexes.len() - 1
                     });
                     Rewriting::Regex { regex, replacement: replacement.clone() }
@@ -100,7 +102,7 @@ impl Rewrites {
             }
             Rewriting::Regex { regex, replacement } => {
                 let search = &mut scratch.searches[*regex];
-                let regex = &self.regexes[*regex];
+                let regex = &self.regexes[*regex].1;
                 let search = search.get_or_insert_with(|| Box::new(RegexSearch::new(regex)));
                 scratch.text.clear();
                 search.replace_all(regex, normal_path.as_bytes(), replacement.as_bytes(), &mut scratch.text);
@@ -148,7 +150,20 @@ fn matched_prefix_bytes(condition: &PathMatch) -> usize {
     }
 }
 
-pub(super) fn compile_regex(pattern: &Pattern) -> Regex {
+/// Regexes that are compiled already.
+pub(super) struct Compiled<'r>(HashMap<&'r Pattern, &'r Regex, FixedState>);
+
+impl<'r> Compiled<'r> {
+    pub(super) fn of(before: Option<&'r [(Pattern, Regex)]>) -> Self {
+        Self(before.into_iter().flatten().map(|(pattern, regex)| (pattern, regex)).collect())
+    }
+
+    pub(super) fn compile(&self, pattern: &Pattern) -> Regex {
+        self.0.get(pattern).map_or_else(|| compile_regex(pattern), |regex| Regex::clone(regex))
+    }
+}
+
+fn compile_regex(pattern: &Pattern) -> Regex {
     Regex::builder()
         .configure(Regex::config().utf8_empty(false).nfa_size_limit(None))
         .build_from_hir(&syntax::parse(pattern))

@@ -8,6 +8,26 @@ use crate::config::{
 
 mod agreement;
 
+#[test]
+fn a_change_of_one_route_builds_one_automaton_anew() {
+    let keyed = (0..200).map(|n| route(None, regex(&format!("^/team-{n}/[0-9]+$"))));
+    let crowd = (1..200).map(|n| route(None, regex(&format!("^/[a-z]{{{n}}}$"))));
+    let mut routes: Vec<Route> = keyed.chain(crowd).collect();
+    let mut table = RouteTable::compile(&config(routes.clone()));
+    let all = table.automata.in_common(&table.automata);
+    assert!(all >= 399 / automata::PATTERNS_MAX, "{all}");
+    for n in 0..50 {
+        routes.remove(n * 7 % routes.len());
+        routes.insert(n, route(None, regex(&format!("^/new-{n}/.*"))));
+        let next = RouteTable::compile_after(&config(routes.clone()), &table);
+        let (kept, now) = (next.automata.in_common(&table.automata), next.automata.in_common(&next.automata));
+        // The one with what is new, and one of each kind that has too little left.
+        assert!(kept + 3 >= now, "{kept} of {now} are the same after edit {n}");
+        assert!(now <= all * 2 + 2, "{now} automata, {all} at first");
+        table = next;
+    }
+}
+
 /// A config of these routes and nothing else.
 fn config(routes: Vec<Route>) -> Config {
     Config {

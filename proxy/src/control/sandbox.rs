@@ -11,7 +11,7 @@ use sealane_model::bundle::VerifiedBundle;
 use sealane_model::config::{Config, Pool, Route};
 use sealane_model::envelope::Envelope;
 use sealane_model::release::{ChangeClass, Floor, Partition, VerifiedRelease};
-use sealane_model::sandbox::{self, SandboxRoute, SandboxTimes, decode};
+use sealane_model::sandbox::{self, Places, SandboxRoute, SandboxTimes, decode};
 use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
@@ -66,7 +66,8 @@ pub(crate) struct Sandboxes {
     /// The revision they are of; 0: none.
     pub(crate) revision: u64,
     /// By id; each checked once, when it comes in.
-    routes: BTreeMap<u64, (SandboxRoute, Route, Pool)>,
+    routes: BTreeMap<u64, Arc<(SandboxRoute, Route, Pool)>>,
+    places: Places,
 }
 
 impl Sandboxes {
@@ -76,17 +77,19 @@ impl Sandboxes {
             .map_err(|_| VerifyError::Malformed { what: "sandbox routes: not a list of them" })?;
         let mut routes = BTreeMap::new();
         for route in list {
-            let made = match self.routes.get(&route.id).filter(|(known, ..)| *known == route) {
-                Some(known) => known.clone(),
+            let made = match self.routes.get(&route.id).filter(|known| known.0 == route) {
+                Some(known) => Arc::clone(known),
                 None => {
                     let bad = |_| VerifyError::Malformed { what: "sandbox routes: one that cannot be served" };
                     let (made, pool) = route.compile(SandboxTimes::default()).map_err(bad)?;
-                    (route, made, pool)
+                    Arc::new((route, made, pool))
                 }
             };
             routes.insert(made.0.id, made);
         }
-        Ok(Self { revision: bundle.release().release().revision.0, routes })
+        let mut places = self.places.clone();
+        places.settle(&routes);
+        Ok(Self { revision: bundle.release().release().revision.0, routes, places })
     }
 
     /// `base` with these routes, but for those whose time is over; and how long until one of the file's ends.
@@ -95,8 +98,8 @@ impl Sandboxes {
         let now_ms = u64::try_from(unix_ms()).unwrap_or(0);
         let age = Duration::from_millis(now_ms.saturating_sub(base.born_ms));
         let next = sandbox::end(&mut joined, age);
-        let live = self.routes.values().filter(|(route, ..)| !route.is_expired(now_ms));
-        sandbox::join(&mut joined, live.map(|(_, route, pool)| (route.clone(), pool.clone())));
+        let live = self.places.of(&self.routes).filter(|made| !made.0.is_expired(now_ms));
+        sandbox::join(&mut joined, live.map(|made| (made.1.clone(), made.2.clone())));
         (joined, next)
     }
 }

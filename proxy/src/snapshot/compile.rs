@@ -23,7 +23,8 @@ use crate::upstream::tls::own_client;
 /// Share of the traces that are sampled where only a flag names a collector.
 const SAMPLE_PERCENT: f64 = 1.0;
 
-/// Compiles. Reads files and may take a while: never on a worker.
+/// Compiles. Reads files and may take a while: never on a worker. What `before` has and the config wants unchanged, at
+/// the same place, is used again: a small change of a large config costs little.
 ///
 /// # Errors
 /// Every problem, each with the line of what it is about.
@@ -32,6 +33,7 @@ pub(crate) fn compile(
     config: Arc<Config>,
     settings: &Settings,
     live: &Live,
+    before: Option<&Snapshot>,
 ) -> Result<Snapshot, Vec<Problem>> {
     let mut found = Vec::new();
     let tls = tls::compile(&config, &live.tls).unwrap_or_else(|problems| {
@@ -40,8 +42,12 @@ pub(crate) fn compile(
     });
     let mut endpoints = 0;
     let mut compiled_pools = Vec::with_capacity(config.pools.len());
-    for pool in &config.pools {
-        match pools::compile(pool, endpoints, live) {
+    for (index, pool) in config.pools.iter().enumerate() {
+        let made = match before.and_then(|before| pools::again(before, index, pool, endpoints)) {
+            Some(made) => Ok(made),
+            None => pools::compile(pool, endpoints, live).map(Arc::new),
+        };
+        match made {
             Ok(pool) => {
                 endpoints += pool.endpoints.len();
                 compiled_pools.push(pool);
@@ -52,11 +58,20 @@ pub(crate) fn compile(
     let traces = traces(&config, settings, live).map_err(|problem| found.push(problem));
     let chains = Chains::compile(&config, settings, live).map_err(|problems| found.extend(problems));
     let (Ok(chains), Ok(traces), true) = (chains, traces, found.is_empty()) else { return Err(found) };
-    let table = RouteTable::compile(&config);
+    let table = match before {
+        Some(before) => RouteTable::compile_after(&config, &before.table),
+        None => RouteTable::compile(&config),
+    };
     let (mut targets, mut traffic_plans) = (0, 0);
     let routes: Vec<_> = (0..config.routes.len())
         .map(|index| {
-            let route = routes::compile(&config, &chains, index, &table, (targets, traffic_plans), live);
+            let admission = chains.admission(&config, index, &table, live);
+            let again = before
+                .filter(|_| admission.is_none())
+                .and_then(|before| routes::again(before, &config, index, targets, &compiled_pools));
+            let route = again.unwrap_or_else(|| {
+                Arc::new(routes::compile(&config, index, (targets, traffic_plans), admission, live))
+            });
             targets += route.targets.len();
             traffic_plans += usize::from(route.traffic.is_some());
             route

@@ -7,11 +7,25 @@ use sealane_model::config::{self, Balancer, Endpoint, Host, HostHeader, Scheme, 
 use sealane_model::problem::Problem;
 
 use super::schedule::Schedule;
-use super::{CompiledEndpoint, CompiledPool, Target};
+use super::{CompiledEndpoint, CompiledPool, Snapshot, Target};
 use crate::access_log::json_members;
 use crate::live::Live;
 use crate::timer::ticks;
 use crate::upstream::tls::PoolTls;
+
+/// The pool of an earlier snapshot, where it is the same at the same place and reads no files, which may have changed;
+/// `first_endpoint` endpoints belong to the pools before it.
+pub(super) fn again(
+    before: &Snapshot,
+    index: usize,
+    pool: &config::Pool,
+    first_endpoint: usize,
+) -> Option<Arc<CompiledPool>> {
+    let made = before.pools.get(index)?;
+    let reads_files = pool.tls.ca_file.is_some() || pool.tls.client_certificate.is_some();
+    let is_same = !reads_files && made.first_endpoint == first_endpoint && before.config.pools.get(index)? == pool;
+    is_same.then(|| Arc::clone(made))
+}
 
 /// Compiles a pool; `first_endpoint` endpoints belong to the pools before it.
 pub(crate) fn compile(pool: &config::Pool, first_endpoint: usize, live: &Live) -> Result<CompiledPool, Vec<Problem>> {

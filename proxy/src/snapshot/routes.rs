@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use sealane_model::config::{self, Config};
-use sealane_model::decide::RouteTable;
 
-use super::{CompiledBreaker, CompiledHedge, CompiledRetries, CompiledRoute, CompiledSandbox, CompiledTarget};
+use super::{
+    CompiledBreaker, CompiledHedge, CompiledPool, CompiledRetries, CompiledRoute, CompiledSandbox, CompiledTarget,
+    Snapshot,
+};
 use crate::access_log::json_members;
-use crate::admission::Chains;
+use crate::admission::Admission;
 use crate::breaker::BreakerPlan;
 use crate::http1::write;
 use crate::live::Live;
@@ -18,13 +20,31 @@ use crate::traffic::stage::CompiledTraffic;
 /// The budget of hedges where no retries say otherwise.
 const HEDGE_BUDGET_PERCENT: f64 = 10.0;
 
+/// The route of an earlier snapshot, where it is the same at the same place, asks nothing of requests before they pass, and
+/// sends them to the same pool; so many targets belong to the routes before it.
+pub(super) fn again(
+    before: &Snapshot,
+    config: &Config,
+    index: usize,
+    first_target: usize,
+    pools: &[Arc<CompiledPool>],
+) -> Option<Arc<CompiledRoute>> {
+    let (route, made) = (&config.routes[index], before.routes.get(index)?);
+    let is_same = made.first_target == first_target
+        && made.admission.is_none()
+        && route.traffic.is_none()
+        && config.limits.body_bytes_max == before.config.limits.body_bytes_max
+        && before.config.routes.get(index)? == route
+        && Arc::ptr_eq(before.pools.get(route.pool)?, &pools[route.pool]);
+    is_same.then(|| Arc::clone(made))
+}
+
 /// Compiles a route; so many targets and traffic plans belong to the routes before it.
 pub(super) fn compile(
     config: &Config,
-    chains: &Chains,
     index: usize,
-    table: &RouteTable,
     (first_target, number): (usize, usize),
+    admission: Option<Box<Admission>>,
     live: &Live,
 ) -> CompiledRoute {
     let route = &config.routes[index];
@@ -54,7 +74,7 @@ pub(super) fn compile(
         require_tls: route.policy.require_tls,
         require_mtls: route.require_mtls,
         traffic: route.traffic.as_ref().map(|plan| Box::new(traffic(&route.id.0, plan, number, live))),
-        admission: chains.admission(config, index, table, live),
+        admission,
         sandbox: route.sandbox.as_ref().map(|(id, number)| sandbox(id, *number)),
     }
 }

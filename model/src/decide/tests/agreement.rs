@@ -254,6 +254,34 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn a_table_made_out_of_another_decides_as_one_made_alone(
+        routes in prop::collection::vec(some_route(), 20..120),
+        sandbox_hosts in prop::option::of(prop::collection::vec(some_host().prop_map(HostMatch::Wildcard), 0..3)),
+        // Which routes are there, table by table.
+        steps in prop::collection::vec(prop::collection::vec(prop::bool::weighted(0.9), 120), 2..6),
+        requests in prop::collection::vec(some_request(), 1..20),
+    ) {
+        let mut before: Option<RouteTable> = None;
+        for present in steps {
+            let routes = routes.iter().zip(&present).filter(|(_, present)| **present).map(|(route, _)| route.clone());
+            let mut config = config(routes.collect());
+            config.sandboxes = sandbox_hosts.clone().map(|hosts| Sandboxes { hosts, ..Sandboxes::default() });
+            let alone = RouteTable::compile(&config);
+            let after = match &before {
+                Some(before) => RouteTable::compile_after(&config, before),
+                None => RouteTable::compile(&config),
+            };
+            let (mut scratch, mut scratch_after) = (alone.scratch(), after.scratch());
+            for Request { method, host, path, query, headers } in &requests {
+                let head = RequestHead { method, host, path, query: *query, headers: &Fields(headers) };
+                prop_assert_eq!(after.decide(&head, &mut scratch_after), alone.decide(&head, &mut scratch));
+                prop_assert_eq!(after.explain(&head, &mut scratch_after), alone.explain(&head, &mut scratch));
+            }
+            before = Some(after);
+        }
+    }
+
+    #[test]
     fn a_table_agrees_with_a_plain_scan(
         config in some_config(),
         requests in prop::collection::vec(some_request(), 1..20),
