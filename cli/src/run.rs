@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{self, Problem, Severity};
 use sealane_model::sandbox::{self, SandboxTimes};
+use sealane_proxy::files::{self, Stamp};
 use sealane_proxy::proxy::{Prepared, Proxy, RevisionTag};
 use sealane_proxy::settings::{AdminSettings, ListenFlag, Settings};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,7 +27,7 @@ use tracing::{info, warn};
 
 use self::alb::Alb;
 use self::sandboxes::{Command, Made, Sandboxes, Serve};
-use self::source::{Source, Stamp, Text};
+use self::source::{Source, Text};
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::service;
@@ -484,23 +485,7 @@ fn watched(source: &Source, config: &Config) -> Vec<PathBuf> {
         Source::File(path) => vec![path.clone()],
         Source::Backends(_) | Source::Sandboxes => Vec::new(),
     };
-    let mut add = |name: &str| files.push(Path::new(name).to_owned());
-    if let Some(tls) = &config.tls {
-        for certificate in &tls.certificates {
-            add(&certificate.cert_file);
-            add(&certificate.key_file);
-        }
-        if let Some(mtls) = &tls.mtls {
-            add(&mtls.ca_file);
-        }
-    }
-    for pool in &config.pools {
-        pool.tls.ca_file.iter().for_each(|file| add(file));
-        if let Some((certificate, key)) = &pool.tls.client_certificate {
-            add(certificate);
-            add(key);
-        }
-    }
+    files.extend(files::named(config));
     files
 }
 

@@ -120,7 +120,7 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     for (result, value) in [("success", swaps), ("rejected", rejected)] {
         page.line(format_args!("proxy_config_apply_total{{result=\"{result}\"}} {value}"));
     }
-    let connections: [(&str, &str, &str, u64); 9] = [
+    let connections: [(&str, &str, &str, u64); 10] = [
         ("proxy_connections_open", "gauge", "Client connections.", sum(&|cells| &cells.connections_open)),
         (
             "proxy_connections_accepted_total",
@@ -158,6 +158,12 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
             "counter",
             "HTTP/2 connections ended because of what the client sent.",
             sum(&|cells| &cells.http2_protocol_errors),
+        ),
+        (
+            "proxy_forwarding_loops_total",
+            "counter",
+            "Requests refused because they went round in circles.",
+            sum(&|cells| &cells.forwarding_loops),
         ),
         ("proxy_panics_total", "counter", "Tasks of connections that panicked.", sum(&|cells| &cells.panics)),
     ];

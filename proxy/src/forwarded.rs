@@ -41,6 +41,36 @@ impl Client {
     }
 }
 
+/// How often a request may pass a proxy like this one. A few in a row are usual (edge, region, sidecar); a request that
+/// comes round goes on until this many are reached.
+const HOPS_MAX: usize = 10;
+
+/// Whether a request goes round in circles: `Via` names too many proxies like this one (RFC 9110 §7.6.3).
+pub(crate) fn is_looping(bytes: &[u8], fields: &Fields) -> bool {
+    let lines = fields.lines().iter().filter(|field| field.known == Known::Via);
+    let hops = lines.flat_map(|field| members(field.value.of_bytes(bytes))).filter(|member| is_this_kind(member));
+    hops.take(HOPS_MAX).count() == HOPS_MAX
+}
+
+/// How often a request may still be forwarded, where its method heeds that (RFC 9110 §7.6.2).
+pub(crate) fn forwards_left(method: &str, bytes: &[u8], fields: &Fields) -> Option<u32> {
+    if !matches!(method, "OPTIONS" | "TRACE") {
+        return None;
+    }
+    let value = fields.first(Known::MaxForwards)?.value.of_bytes(bytes);
+    let digits = std::str::from_utf8(value).ok().filter(|value| value.bytes().all(|byte| byte.is_ascii_digit()))?;
+    // More than fit are as good as the most.
+    (!digits.is_empty()).then(|| digits.parse().unwrap_or(u32::MAX))
+}
+
+/// Whether a member of `Via` (`1.1 sealane`) names a proxy like this one.
+fn is_this_kind(member: &[u8]) -> bool {
+    member.split(|byte| matches!(byte, b' ' | b'\t')).filter(|word| !word.is_empty()).nth(1) == Some(PSEUDONYM)
+}
+
+/// As what the proxy names itself in `Via`.
+const PSEUDONYM: &[u8] = b"sealane";
+
 /// An address, with or without port.
 fn parse_ip(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
@@ -167,6 +197,21 @@ mod tests {
         check("10.0.0.1", "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.2.3.4:99\r\n", "1.2.3.4");
         check("10.0.0.1", "X-Forwarded-For: 1.2.3.4, nonsense\r\n", "10.0.0.1");
         check("10.0.0.1", "X-Forwarded-For: 10.0.0.3, 10.0.0.2\r\n", "10.0.0.3");
+    }
+
+    #[test]
+    fn a_request_loops_when_via_names_too_many_proxies_like_this_one() {
+        let check = |lines: &str, expected: bool| {
+            let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+            let mut fields = Fields::default();
+            RequestHead::parse(text.as_bytes(), &LIMITS, &mut fields).unwrap().unwrap();
+            assert_eq!(is_looping(text.as_bytes(), &fields), expected, "{lines}");
+        };
+        check("", false);
+        check(&"Via: 1.1 sealane\r\n".repeat(HOPS_MAX - 1), false);
+        check(&"Via: 1.1 sealane\r\n".repeat(HOPS_MAX), true);
+        check(&format!("Via: {}\r\n", "2.0 sealane, 1.1 other,".repeat(HOPS_MAX)), true);
+        check(&format!("Via: {}\r\n", "1.1 other (sealane), 1.1 sealane2, sealane,".repeat(HOPS_MAX)), false);
     }
 
     #[test]

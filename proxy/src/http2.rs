@@ -13,6 +13,7 @@ use std::io;
 
 pub(crate) mod client_stream;
 pub(crate) mod endpoint_stream;
+mod frames;
 pub(crate) mod guard;
 mod heads;
 mod inbound;

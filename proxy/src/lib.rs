@@ -22,6 +22,7 @@ mod worker;
 
 // A config on its way in.
 mod current;
+pub mod files;
 mod live;
 mod snapshot;
 mod sockets;

@@ -152,6 +152,7 @@ pub(crate) struct ThreadCells {
     pub(crate) http2_streams: Count,
     pub(crate) http2_floods: Count,
     pub(crate) http2_protocol_errors: Count,
+    pub(crate) forwarding_loops: Count,
     pub(crate) panics: Count,
     /// By [`Category`].
     pub(crate) refused: Vec<Count>,
@@ -179,6 +180,7 @@ impl Default for ThreadCells {
             http2_streams: Count::default(),
             http2_floods: Count::default(),
             http2_protocol_errors: Count::default(),
+            forwarding_loops: Count::default(),
             panics: Count::default(),
             refused: Category::ALL.iter().map(|_| Count::default()).collect(),
             log_lines_dropped: Count::default(),

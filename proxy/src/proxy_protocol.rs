@@ -80,7 +80,7 @@ fn parse_v1(line: &str) -> Result<Option<SocketAddr>, &'static str> {
     }
     let [source, destination, source_port, destination_port] = std::array::from_fn(|_| words.next().unwrap_or(""));
     let ip = |text: &str| text.parse::<IpAddr>().ok().filter(|ip| ip.is_ipv4() == (family == Some("TCP4")));
-    let port = |text: &str| text.parse::<u16>().ok();
+    let port = |text: &str| text.parse::<u16>().ok().filter(|_| !text.starts_with('+'));
     match (family, ip(source), ip(destination), port(source_port), port(destination_port), words.next()) {
         (Some("TCP4" | "TCP6"), Some(ip), Some(_), Some(port), Some(_), None) => Ok(Some(SocketAddr::new(ip, port))),
         _ => Err("malformed PROXY header"),
@@ -132,6 +132,7 @@ mod tests {
         check("PROXY TCP4 2001:db8::1 ::1 1 2", Err(()));
         check("PROXY TCP4 192.0.2.1 192.0.2.2 99999 443", Err(()));
         check("PROXY TCP4 192.0.2.1 192.0.2.2 1 2 3", Err(()));
+        check("PROXY TCP4 192.0.2.1 192.0.2.2 +1 2", Err(()));
         check("GET / HTTP/1.1", Err(()));
     }
 

@@ -23,7 +23,7 @@ use crate::connection::{After, Peer};
 use crate::error::Category;
 use crate::exchange::{Exchange, Slot};
 use crate::exposition;
-use crate::forwarded::Client;
+use crate::forwarded::{self, Client};
 use crate::http1::field::{FieldView, Fields};
 use crate::http1::framing::Framing;
 use crate::http1::request_head::{RequestFault, RequestHead};
@@ -83,6 +83,16 @@ pub(crate) fn begin(cx: &mut Context<'_>, worker: &Rc<Worker>, peer: &Peer, byte
         // The address is not listened on any more; the client finds its way by a new connection.
         return (answered(worker, record, &request, &Refusal::of(Category::Misdirected)), head.length);
     };
+    if forwarded::is_looping(bytes, fields) {
+        worker.cells.forwarding_loops.add(1);
+        let refusal = Refusal::rule(Category::BadRequest, "the request goes round in circles: see its via");
+        return (answered(worker, record, &request, &refusal), head.length);
+    }
+    if forwarded::forwards_left(head.method, bytes, fields) == Some(0) {
+        let manner = Manner::of(&head, worker);
+        let bytes = answer_as_last(worker, &request, manner, &mut record);
+        return (Begun::Answered(Box::new(Answer { record, bytes, content: None, after: manner.after })), head.length);
+    }
     if let Some(bytes) = answer_for_listener(worker, &view, listener, &request, fields, &mut record) {
         let after = Manner::of(&head, worker).after;
         return (Begun::Answered(Box::new(Answer { record, bytes, content: None, after })), head.length);
@@ -192,6 +202,18 @@ fn pass(
     }
 }
 
+/// Answers a request that may not be forwarded any further, as its last recipient (RFC 9110 §7.6.2). TRACE shows what came
+/// without the fields, which may be secret (§9.3.8).
+fn answer_as_last(worker: &Worker, request: &Request<'_>, manner: Manner, record: &mut Record) -> Vec<u8> {
+    let head = request.head;
+    if head.method != "TRACE" {
+        return answer::ok(worker, record, manner, "text/plain", b"");
+    }
+    let query = head.query.map_or_else(String::new, |query| format!("?{query}"));
+    let seen = format!("TRACE {}{query} HTTP/1.1\r\nHost: {}\r\n\r\n", head.path, head.authority);
+    answer::ok(worker, record, manner, "message/http", seen.as_bytes())
+}
+
 /// Answers what the listener answers itself: the redirect to https, and metrics where the config serves them here.
 fn answer_for_listener(
     worker: &Worker,
@@ -262,13 +284,15 @@ fn check<'a>(route: &CompiledRoute, view: &View, request: &Request<'a>) -> Resul
         return Err(Refusal::of(Category::TlsRequired));
     }
     if route.require_mtls {
-        let key = view.snapshot.tls.as_ref().map(|tls| tls.client_ca_key);
-        let Some(tls) = tls.filter(|tls| tls.certificate && Some(tls.client_ca_key) == key) else {
-            return Err(Refusal::of(Category::MtlsRequired));
-        };
-        // A certificate shown for one host is not carried over to another.
+        let Some(tls) = tls else { return Err(Refusal::of(Category::MtlsRequired)) };
+        // A certificate shown for one host is not carried over to another. A client that reuses a connection finds its
+        // way to one of its own, where it can show its certificate.
         if !tls.server_name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(request.head.host())) {
             return Err(Refusal::of(Category::Misdirected));
+        }
+        let key = view.snapshot.tls.as_ref().map(|tls| tls.client_ca_key);
+        if !tls.certificate || Some(tls.client_ca_key) != key {
+            return Err(Refusal::of(Category::MtlsRequired));
         }
     }
     match request.head.framing {

@@ -128,9 +128,9 @@ mod linux {
             Poll::Pending
         }
 
-        /// Whether bytes wait for the sink.
-        pub(crate) fn waits_for_sink(&self) -> bool {
-            self.held > 0
+        /// Bytes that wait for the sink.
+        pub(crate) fn held(&self) -> u64 {
+            self.held as u64
         }
     }
 
@@ -183,8 +183,76 @@ mod elsewhere {
             match *self {}
         }
 
-        pub(crate) fn waits_for_sink(&self) -> bool {
+        pub(crate) fn held(&self) -> u64 {
             match *self {}
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::future::poll_fn;
+    use std::rc::Rc;
+    use std::task::Poll;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::Pipes;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (one, listener.accept().await.unwrap().0)
+    }
+
+    /// What a slow sink takes shows although nothing leaves the source meanwhile.
+    #[tokio::test]
+    async fn what_leaves_the_pipe_shows() {
+        const BYTES: u64 = 64 << 20;
+        let ((mut origin, source), (sink, mut client)) = (pair().await, pair().await);
+        let feeding = tokio::spawn(async move {
+            let piece = vec![7; 1 << 20];
+            for _ in 0..BYTES >> 20 {
+                origin.write_all(&piece).await.unwrap();
+            }
+            origin
+        });
+        let pipes = Rc::new(Pipes::default());
+        let mut splice = pipes.splice().unwrap();
+        let mut left = BYTES;
+        // Until the client's buffers are full and the pipe holds something.
+        let mut last = (left, 0);
+        loop {
+            tokio::task::yield_now().await;
+            let done = poll_fn(|cx| Poll::Ready(splice.poll(cx, &source, &sink, &mut left).is_ready())).await;
+            assert!(!done, "more than all buffers hold");
+            if splice.held() > 0 && last == (left, splice.held()) {
+                break;
+            }
+            last = (left, splice.held());
+        }
+        // The client takes all of it, and then the rest.
+        let reading = tokio::spawn(async move {
+            let (mut buffer, mut read) = (vec![0; 1 << 16], 0);
+            while read < BYTES {
+                let length = client.read(&mut buffer).await.unwrap();
+                assert!(length > 0 && buffer[..length].iter().all(|&byte| byte == 7));
+                read += length as u64;
+            }
+        });
+        let mut sent = 0;
+        let (start_left, start_held) = (left, splice.held());
+        poll_fn(|cx| {
+            let (before_left, before_held) = (left, splice.held());
+            let polled = splice.poll(cx, &source, &sink, &mut left);
+            sent += before_held + (before_left - left) - splice.held();
+            polled.map(|moved| assert!(moved.is_ok()))
+        })
+        .await;
+        assert_eq!((sent, left, splice.held()), (start_left + start_held, 0, 0));
+        reading.await.unwrap();
+        feeding.await.unwrap();
     }
 }

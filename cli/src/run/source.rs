@@ -2,7 +2,6 @@
 //! and one list of problems serve both.
 
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use sealane_model::ids::Digest;
 
@@ -108,32 +107,6 @@ fn backends_text(urls: &[String]) -> String {
     format!("listen: :8080\nroutes:\n  - to: [{}]\n", urls.join(", "))
 }
 
-/// What a file looked like: another stamp means that it may have changed. Follows links, so a renamed file and a
-/// swapped directory link (Kubernetes' `..data`) both show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stamp {
-    modified: Option<SystemTime>,
-    length: u64,
-    #[cfg(unix)]
-    inode: (u64, u64),
-}
-
-impl Stamp {
-    /// `None` while the file is not there.
-    pub(crate) fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            modified: metadata.modified().ok(),
-            length: metadata.len(),
-            #[cfg(unix)]
-            inode: {
-                use std::os::unix::fs::MetadataExt;
-                (metadata.dev(), metadata.ino())
-            },
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,22 +127,5 @@ mod tests {
         std::fs::write(&path, " \n").unwrap();
         let error = source.read().unwrap_err();
         assert!(error.next_step().is_some(), "{error}");
-    }
-
-    #[test]
-    fn a_swapped_directory_link_shows_in_the_stamp() {
-        let directory = tempfile::tempdir().unwrap();
-        let at = |name: &str| directory.path().join(name);
-        for version in ["v1", "v2"] {
-            std::fs::create_dir(at(version)).unwrap();
-            std::fs::write(at(version).join("config.yaml"), version).unwrap();
-        }
-        std::os::unix::fs::symlink("v1", at("..data")).unwrap();
-        std::os::unix::fs::symlink("..data/config.yaml", at("config.yaml")).unwrap();
-        let before = Stamp::of(&at("config.yaml"));
-        std::os::unix::fs::symlink("v2", at("..next")).unwrap();
-        std::fs::rename(at("..next"), at("..data")).unwrap();
-        assert!(before.is_some());
-        assert_ne!(before, Stamp::of(&at("config.yaml")));
     }
 }

@@ -31,6 +31,7 @@ use super::sandbox::{self, Base, Sandboxes};
 use super::state::{Kept, State};
 use super::store::{OpenError, Store, open_from};
 use super::unix_ms;
+use crate::files::{self, Stamps};
 use crate::proxy::{Prepared, Proxy, RevisionTag};
 
 /// Carries commands out.
@@ -64,6 +65,41 @@ pub(crate) struct Ready {
 }
 
 type Commands = watch::Receiver<Option<Arc<v1::ProxyDesired>>>;
+
+/// The files that the configs which are served or held name, as they were when those were compiled.
+#[derive(Default)]
+struct Watched(Vec<(Arc<Config>, Stamps)>);
+
+/// Between two looks at the files.
+const FILES_LOOK: Duration = Duration::from_secs(1);
+
+impl Watched {
+    /// Adds configs that were compiled just now, and forgets those that are gone.
+    fn follow<'a>(&mut self, configs: impl Iterator<Item = &'a Arc<Config>>) {
+        let mut known = std::mem::take(&mut self.0);
+        self.0.extend(configs.map(|config| match known.iter().position(|(known, _)| Arc::ptr_eq(known, config)) {
+            Some(index) => known.swap_remove(index),
+            None => (Arc::clone(config), Stamps::of(files::named(config))),
+        }));
+    }
+
+    /// Waits until files have changed and whoever writes them has finished: they look the same twice.
+    async fn until_changed(&mut self) {
+        let mut last = None;
+        loop {
+            tokio::time::sleep(FILES_LOOK).await;
+            let now: Vec<_> = self.0.iter().map(|(_, stamps)| stamps.again()).collect();
+            if now.iter().eq(self.0.iter().map(|(_, stamps)| stamps)) {
+                last = None;
+            } else if last.as_ref() == Some(&now) {
+                self.0.iter_mut().zip(now).for_each(|((_, stamps), now)| *stamps = now);
+                return;
+            } else {
+                last = Some(now);
+            }
+        }
+    }
+}
 
 enum Outcome {
     Done,
@@ -103,6 +139,7 @@ impl Applier {
     /// Carries out whatever is newest, until `cancel`.
     pub(crate) async fn run(mut self, mut commands: Commands, cancel: CancellationToken) {
         let mut backoff = Backoff::new();
+        let mut files = Watched::default();
         loop {
             // Sandbox routes wait for no rollout: they come first, also between two parts of a command.
             self.take_sandbox().await;
@@ -129,6 +166,8 @@ impl Applier {
                 }
             };
             let ends = Self::until_one_ends(self.base.clone());
+            let held = self.prepared.values().map(|ready| &ready.base);
+            files.follow(self.base.iter().chain(held).map(|base| &base.config));
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = commands.changed() => if changed.is_err() { return },
@@ -140,6 +179,10 @@ impl Applier {
                 }
                 () = wait => {}
                 () = ends => self.join_again().await,
+                () = files.until_changed() => {
+                    tracing::info!("a certificate, key or CA file changed, reading them again");
+                    self.join_again().await;
+                }
             }
         }
     }
@@ -329,19 +372,20 @@ impl Applier {
         Ok(())
     }
 
-    /// Joins the sandbox routes to what is served, then to what is prepared.
+    /// Compiles anew what is served, then what is prepared: with the sandbox routes and the files as they are now. What
+    /// cannot be compiled serves on as it was.
     async fn join_again(&mut self) {
         if let (Some(base), Some(tag)) = (self.base.clone(), self.proxy.active()) {
             let (joined, _) = self.sandboxes.join(&base);
             match self.proxy.prepare(tag, Arc::new(joined)).await {
                 Ok(prepared) => {
                     if let Err(error) = self.proxy.activate(prepared).await {
-                        tracing::error!(error = disk::chain(&error), "sandbox routes not served");
+                        tracing::error!(error = disk::chain(&error), "not compiled anew, the old snapshot serves on");
                     }
                 }
                 Err(problems) => {
                     let first = problems.first().map(|problem| problem.message.clone()).unwrap_or_default();
-                    tracing::error!(first, "sandbox routes not served");
+                    tracing::error!(first, "not compiled anew, the old snapshot serves on");
                 }
             }
         }

@@ -23,6 +23,9 @@ const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// What a client may take to read what the kernel holds for it, before its rate counts.
 const READ_GRACE: Duration = Duration::from_secs(30);
 
+/// The longest pause of a client that reads, however much the kernel took for it before.
+const READ_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 /// Whom an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Waiting {
@@ -100,7 +103,7 @@ impl Exchange {
     }
 
     fn waiting(&self, connection: &Connection) -> Waiting {
-        let splice_waits = self.splice.as_ref().is_some_and(|splice| splice.waits_for_sink());
+        let splice_waits = self.splice.as_ref().is_some_and(|splice| splice.held() > 0);
         let uploads = !self.upload.is_done() && !self.upload_ended;
         if !connection.outbox.is_empty() || (splice_waits && !uploads) {
             Waiting::ClientReads
@@ -123,7 +126,7 @@ impl Exchange {
                 self.pace.deadline(READ_GRACE, snapshot.limits.read_rate_min).min(
                     match snapshot.limits.read_rate_min {
                         0 => self.progress.saturating_add(snapshot.limits.idle),
-                        _ => NEVER,
+                        _ => self.progress + ticks(READ_PAUSE_MAX),
                     },
                 ),
                 FailureKind::ClientSlow,

@@ -426,14 +426,18 @@ impl Exchange {
         };
         let source = self.upstream.as_ref()?.stream.plain()?;
         let sink = connection.stream.plain()?;
-        let waited = splice.waits_for_sink();
+        let held = splice.held();
         let mut after = left;
         let moved = splice.poll(cx, source, sink, &mut after);
-        if after < left {
-            self.record.response_bytes += left - after;
+        self.record.response_bytes += left - after;
+        let sent = held + (left - after) - splice.held();
+        if sent > 0 || after < left {
             self.progress = worker.wheel.now();
         }
-        if after < left || !waited {
+        // The pipe holds more than a slow client takes in the time it is given: what leaves it counts.
+        if held > 0 {
+            self.pace.moved(sent);
+        } else {
             self.pace.restart(worker.wheel.now());
         }
         self.download = Body::Length(after);

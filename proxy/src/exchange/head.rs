@@ -17,6 +17,7 @@ const WITHOUT: KnownSet = KnownSet::HOP_BY_HOP.and(forwarded::WITHOUT);
 const WITHOUT_SANDBOX: KnownSet = WITHOUT.and(KnownSet::of(&[Known::XSandboxId, Known::XAlbRouteId]));
 /// Written anew where requests are traced; the state of another trace does not go on with it.
 const TRACEPARENT: KnownSet = KnownSet::of(&[Known::Traceparent]);
+const MAX_FORWARDS: KnownSet = KnownSet::of(&[Known::MaxForwards]);
 const TRACESTATE: KnownSet = KnownSet::of(&[Known::Tracestate]);
 
 /// Appends the head for an endpoint (pool and index). Must follow the decision of the same request.
@@ -63,7 +64,14 @@ pub(super) fn write(
         Some(trace) if trace.keeps_state => without.and(TRACEPARENT),
         Some(_) => without.and(TRACEPARENT).and(TRACESTATE),
     };
+    let forwards_left = forwarded::forwards_left(head.method, request.bytes, fields);
+    let without = if forwards_left.is_some() { without.and(MAX_FORWARDS) } else { without };
     write::fields(out, request.bytes, head.length, fields, without);
+    if let Some(left) = forwards_left {
+        out.extend_from_slice(b"Max-Forwards: ");
+        write::decimal(out, u64::from(left.saturating_sub(1)));
+        out.extend_from_slice(b"\r\n");
+    }
     let hop = Hop {
         without: edits.map(FieldEdits::removed_known).unwrap_or_default(),
         client: request.client,

@@ -20,6 +20,8 @@ pub struct ChunkDecoder {
 enum State {
     #[default]
     Size,
+    /// White space before an extension.
+    Blank,
     Extension,
     SizeLf,
     Data,
@@ -133,6 +135,13 @@ impl ChunkDecoder {
         self.state = match (self.state, byte) {
             (State::Size, b'\r') if self.digits > 0 => State::SizeLf,
             (State::Size, b';') if self.digits > 0 => State::Extension,
+            // "Bad" white space may stand before an extension, and nowhere else (RFC 9112 §7.1.1).
+            (State::Size | State::Blank, b' ' | b'\t') if self.digits > 0 => {
+                self.count_extension_byte()?;
+                State::Blank
+            }
+            (State::Blank, b';') => State::Extension,
+            (State::Blank, _) => return Err("invalid chunk size"),
             (State::Size, _) => {
                 let digit = (byte as char).to_digit(16).ok_or("invalid chunk size")?;
                 self.digits += 1;
@@ -144,10 +153,7 @@ impl ChunkDecoder {
             }
             (State::Extension, b'\r') => State::SizeLf,
             (State::Extension, b'\t' | b' '..=0x7e | 0x80..) => {
-                self.extension_bytes += 1;
-                if self.extension_bytes > EXTENSION_BYTES_MAX {
-                    return Err("chunk extensions too long");
-                }
+                self.count_extension_byte()?;
                 State::Extension
             }
             (State::Extension, _) => return Err("invalid chunk extension"),
@@ -175,6 +181,11 @@ impl ChunkDecoder {
             _ => return Err("invalid line ending in a chunked body"),
         };
         Ok(())
+    }
+
+    const fn count_extension_byte(&mut self) -> Result<(), &'static str> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > EXTENSION_BYTES_MAX { Err("chunk extensions too long") } else { Ok(()) }
     }
 
     fn keep_trailer(&mut self, bytes: &[u8]) -> Result<(), &'static str> {

@@ -84,6 +84,10 @@ pub enum Known {
     XRealIp,
     /// `Forwarded`
     Forwarded,
+    /// `Via`
+    Via,
+    /// `Max-Forwards`
+    MaxForwards,
     /// `X-Request-Id`
     XRequestId,
     /// `traceparent`
@@ -110,6 +114,7 @@ impl Known {
     pub fn of(name: &[u8]) -> Self {
         match name.len() {
             2 if is(name, b"te") => Self::Te,
+            3 if is(name, b"via") => Self::Via,
             4 if is(name, b"host") => Self::Host,
             4 if is(name, b"date") => Self::Date,
             6 if is(name, b"expect") => Self::Expect,
@@ -123,6 +128,7 @@ impl Known {
             10 if is(name, b"user-agent") => Self::UserAgent,
             10 if is(name, b"keep-alive") => Self::KeepAlive,
             11 if is(name, b"traceparent") => Self::Traceparent,
+            12 if is(name, b"max-forwards") => Self::MaxForwards,
             12 if is(name, b"x-request-id") => Self::XRequestId,
             12 if is(name, b"x-sandbox-id") => Self::XSandboxId,
             12 if is(name, b"content-type") => Self::ContentType,

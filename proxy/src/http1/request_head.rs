@@ -98,6 +98,9 @@ impl<'b> RequestHead<'b> {
         if target.len() > limits.target_bytes_max {
             return Err(RequestFault::TargetTooLong);
         }
+        if method.len() > METHOD_BYTES_MAX {
+            return Err(RequestFault::Malformed("method too long"));
+        }
         let head_start = fields.lines().first().map_or(length - 2, |field| field.name.start as usize);
         if fields.lines().len() > limits.fields_max || length - head_start > limits.header_bytes_max {
             return Err(RequestFault::HeadersTooLarge);
@@ -169,6 +172,9 @@ impl<'b> RequestLine<'b> {
         }))
     }
 }
+
+/// Of a method: registered ones have up to 17.
+const METHOD_BYTES_MAX: usize = 40;
 
 /// Whether a head that is not complete may still fit.
 fn bounded(bytes: &[u8], limits: &HeadLimits) -> Result<(), RequestFault> {
@@ -262,7 +268,13 @@ pub fn is_authority(text: &str) -> bool {
         None => split_port(text),
     };
     let allowed = if text.starts_with('[') { is_in_literal } else { is_in_host };
-    !host.is_empty() && host.bytes().all(allowed) && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())
+    !host.is_empty() && host.bytes().all(allowed) && is_port(port)
+}
+
+/// Digits of a 16-bit number, or nothing (RFC 3986 §3.2.3).
+fn is_port(text: &str) -> bool {
+    text.is_empty()
+        || (text.bytes().all(|byte| byte.is_ascii_digit()) && text.len() <= 5 && text.parse::<u16>().is_ok())
 }
 
 const fn is_in_host(byte: u8) -> bool {

@@ -6,7 +6,8 @@
 //! client needs (CVE-2019-9512, -9513, -9515, CVE-2023-44487). Each has an allowance that refills with time and with use.
 //! Once it is spent nothing more is read; who owns the connection looks at [`Gauge::verdict`] and ends it.
 //!
-//! Only frame headers are looked at. What does not look like frames is left to `h2` to refuse.
+//! What a frame's header says that is wrong ends the connection here, with the code that RFC 9113 names ([`Frames`]); the
+//! rest is left to `h2` to refuse.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -14,9 +15,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::PREFACE;
+use super::frames::{CONTINUATION, DATA, Frame, Frames, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE};
 use crate::stream::Transport;
 use crate::timer::{NEVER, Wheel, ticks};
 
@@ -27,7 +29,7 @@ pub(super) struct Guarded {
     /// Read before it was known that this is HTTP/2.
     first: Vec<u8>,
     gauge: Rc<Gauge>,
-    scan: Scan,
+    frames: Frames,
 }
 
 /// What was seen of a connection.
@@ -35,6 +37,8 @@ pub(super) struct Guarded {
 pub(super) struct Gauge {
     wheel: Rc<Wheel>,
     flooded: Cell<bool>,
+    /// The code of the rule that a frame broke.
+    broken: Cell<Option<Reason>>,
     /// Tick since which a header block, or a frame other than DATA, is not complete.
     partial_since: Cell<u64>,
     /// Tick since which the client takes nothing of what is to be sent.
@@ -52,6 +56,8 @@ pub(super) enum Verdict {
     Fine,
     /// Too many frames that achieve nothing.
     Flooded,
+    /// A frame broke a rule; nothing of it or after it was passed on.
+    Broken(Reason),
     /// The client neither completes what it began nor takes what it asked for.
     Stuck,
 }
@@ -89,7 +95,7 @@ impl Allowance {
     }
 }
 
-/// SETTINGS, PING, PRIORITY and unknown frames.
+/// SETTINGS, PING, PRIORITY and unknown frames. Acknowledgements too: of ours there are few.
 const CONTROL_MAX: u64 = 500;
 const CONTROL_PER_SECOND: u64 = 50;
 /// WINDOW_UPDATE, besides those that answers explain.
@@ -109,6 +115,7 @@ impl Gauge {
         Self {
             wheel: Rc::clone(wheel),
             flooded: Cell::new(false),
+            broken: Cell::new(None),
             partial_since: Cell::new(NEVER),
             blocked_since: Cell::new(NEVER),
             sent: Cell::new(0),
@@ -129,6 +136,8 @@ impl Gauge {
         let late = |since: u64, allowed: u64| now > since.saturating_add(allowed);
         if self.flooded.get() {
             Verdict::Flooded
+        } else if let Some(reason) = self.broken.get() {
+            Verdict::Broken(reason)
         } else if late(self.partial_since.get(), head_ticks) || late(self.blocked_since.get(), blocked_ticks) {
             Verdict::Stuck
         } else {
@@ -144,8 +153,6 @@ impl Gauge {
 
     fn spend(&self, frame: Frame) {
         let allowance = match frame.kind {
-            // Acknowledgements answer our own.
-            SETTINGS | PING if frame.flags & ACK != 0 => return,
             DATA | HEADERS | CONTINUATION | GOAWAY => return,
             WINDOW_UPDATE => {
                 let explained = self.sent.get() / BYTES_PER_UPDATE;
@@ -164,77 +171,9 @@ impl Gauge {
     }
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
-const HEADER_BYTES: usize = 9;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-}
-
-/// Finds the frame headers in what is read.
-#[derive(Debug)]
-struct Scan {
-    /// Bytes to pass over: the preface, or the rest of a frame.
-    skip: usize,
-    header: [u8; HEADER_BYTES],
-    filled: usize,
-    /// The frame at hand is DATA, whose time is its stream's business.
-    data: bool,
-    /// Between HEADERS and the last CONTINUATION.
-    in_block: bool,
-}
-
-impl Scan {
-    const fn new() -> Self {
-        Self { skip: PREFACE.len(), header: [0; HEADER_BYTES], filled: 0, data: false, in_block: false }
-    }
-
-    fn read(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Frame)) {
-        loop {
-            let passed = self.skip.min(bytes.len());
-            self.skip -= passed;
-            bytes = &bytes[passed..];
-            if bytes.is_empty() {
-                return;
-            }
-            let taken = (HEADER_BYTES - self.filled).min(bytes.len());
-            self.header[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-            self.filled += taken;
-            bytes = &bytes[taken..];
-            if self.filled < HEADER_BYTES {
-                return;
-            }
-            self.filled = 0;
-            let [a, b, c, kind, flags, ..] = self.header;
-            self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            self.data = kind == DATA;
-            if matches!(kind, HEADERS | CONTINUATION) {
-                self.in_block = flags & END_HEADERS == 0;
-            }
-            seen(Frame { kind, flags });
-        }
-    }
-
-    /// Whether something is not complete that should be soon.
-    const fn is_partial(&self) -> bool {
-        self.in_block || self.filled > 0 || (self.skip > 0 && !self.data)
-    }
-}
-
 impl Guarded {
-    pub(super) const fn new(transport: Rc<RefCell<Transport>>, first: Vec<u8>, gauge: Rc<Gauge>) -> Self {
-        Self { transport, first, gauge, scan: Scan::new() }
+    pub(super) fn new(transport: Rc<RefCell<Transport>>, first: Vec<u8>, gauge: Rc<Gauge>) -> Self {
+        Self { transport, first, gauge, frames: Frames::new() }
     }
 
     fn sent(&self, written: &Poll<io::Result<usize>>) {
@@ -255,7 +194,7 @@ impl Guarded {
 impl AsyncRead for Guarded {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.gauge.flooded.get() {
+        if this.gauge.flooded.get() || this.gauge.broken.get().is_some() {
             // The owner looks at the verdict whenever nothing is left to do.
             return Poll::Pending;
         }
@@ -271,8 +210,15 @@ impl AsyncRead for Guarded {
             }
         }
         let gauge = &this.gauge;
-        this.scan.read(&buffer.filled()[before..], |frame| gauge.spend(frame));
-        if !this.scan.is_partial() {
+        if let Err((passed, reason)) = this.frames.read(&buffer.filled()[before..], |frame| gauge.spend(frame)) {
+            gauge.broken.set(Some(reason));
+            buffer.set_filled(before + passed);
+            if passed == 0 {
+                // Nothing would mean the end.
+                return Poll::Pending;
+            }
+        }
+        if !this.frames.is_partial() {
             gauge.partial_since.set(NEVER);
         } else if gauge.partial_since.get() == NEVER {
             gauge.partial_since.set(gauge.wheel.now());
@@ -313,67 +259,34 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frames::{PING, SETTINGS};
     use super::*;
-
-    fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
-        let mut bytes = vec![(length >> 16) as u8, (length >> 8) as u8, length as u8, kind, flags, 0, 0, 0, 1];
-        bytes.resize(HEADER_BYTES + length, 7);
-        bytes
-    }
-
-    #[test]
-    fn frames_are_found_however_they_are_cut() {
-        let frames =
-            [(SETTINGS, 0, 0), (HEADERS, 0, 300), (CONTINUATION, END_HEADERS, 5), (DATA, 1, 70_000), (PING, 0, 8)];
-        let mut bytes = PREFACE.to_vec();
-        frames.iter().for_each(|&(kind, flags, length)| bytes.extend(frame(kind, flags, length)));
-        for step in [1, 2, 9, 10, 1000, usize::MAX] {
-            let mut scan = Scan::new();
-            let mut seen = Vec::new();
-            for piece in bytes.chunks(step.min(bytes.len())) {
-                scan.read(piece, |frame| seen.push((frame.kind, frame.flags)));
-            }
-            let expected: Vec<_> = frames.iter().map(|&(kind, flags, _)| (kind, flags)).collect();
-            assert_eq!(seen, expected, "{step}");
-            assert!(!scan.is_partial(), "{step}");
-        }
-    }
-
-    #[test]
-    fn a_header_block_is_partial_until_its_last_frame() {
-        let mut scan = Scan::new();
-        scan.read(PREFACE, |_| {});
-        scan.read(&frame(HEADERS, 0, 3), |_| {});
-        assert!(scan.is_partial());
-        scan.read(&frame(CONTINUATION, END_HEADERS, 3), |_| {});
-        assert!(!scan.is_partial());
-        scan.read(&frame(DATA, 0, 100)[..50], |_| {});
-        assert!(!scan.is_partial(), "a body has a time of its own");
-    }
 
     #[test]
     fn what_costs_nothing_is_counted_and_what_is_earned_is_not() {
         let wheel = Rc::new(Wheel::new());
+        let of = |kind: u8, flags: u8| Frame { length: 0, kind, flags, stream: 0 };
         let check = |kind: u8, flags: u8, most: u64| {
             let gauge = Gauge::new(&wheel);
             for _ in 0..most {
-                gauge.spend(Frame { kind, flags });
+                gauge.spend(of(kind, flags));
             }
             assert_eq!(gauge.verdict(1, 1), Verdict::Fine, "{kind}");
-            gauge.spend(Frame { kind, flags });
+            gauge.spend(of(kind, flags));
             assert_eq!(gauge.verdict(1, 1), Verdict::Flooded, "{kind}");
         };
         check(PING, 0, CONTROL_MAX);
+        check(PING, 1, CONTROL_MAX);
         check(SETTINGS, 0, CONTROL_MAX);
+        check(SETTINGS, 1, CONTROL_MAX);
         check(2, 0, CONTROL_MAX);
         check(99, 0, CONTROL_MAX);
         check(RST_STREAM, 0, RESETS_MAX);
         check(WINDOW_UPDATE, 0, UPDATES_MAX);
         let gauge = Gauge::new(&wheel);
         for _ in 0..10 * UPDATES_MAX {
-            gauge.spend(Frame { kind: WINDOW_UPDATE, flags: 0 });
-            gauge.spend(Frame { kind: RST_STREAM, flags: 0 });
-            gauge.spend(Frame { kind: PING, flags: ACK });
+            gauge.spend(of(WINDOW_UPDATE, 0));
+            gauge.spend(of(RST_STREAM, 0));
             gauge.sent.set(gauge.sent.get() + 1024);
             gauge.answered();
         }

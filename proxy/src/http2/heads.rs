@@ -31,7 +31,7 @@ pub(super) enum Kind {
 /// Appends a client's request head as HTTP/1.1.
 ///
 /// # Errors
-/// The request is malformed in a way that `h2` lets pass (RFC 9113 §8.3.1): no `:path`.
+/// The request is malformed in a way that `h2` lets pass (RFC 9113 §8.3.1): no `:path`, or a scheme that is not HTTP's.
 pub(super) fn write_request(
     out: &mut Vec<u8>,
     request: &request::Parts,
@@ -40,6 +40,11 @@ pub(super) fn write_request(
 ) -> Result<(Kind, Shown), ()> {
     let request::Parts { method, uri, headers, extensions, .. } = request;
     let protocol = extensions.get::<Protocol>();
+    // `http` keeps no scheme where there is no authority.
+    let is_http = |scheme| scheme == Some("http") || scheme == Some("https");
+    if uri.authority().is_some() && !is_http(uri.scheme_str()) && (method != Method::CONNECT || protocol.is_some()) {
+        return Err(());
+    }
     let kind = match method {
         _ if protocol.is_some() => Kind::Tunnel,
         &Method::HEAD => Kind::Head,

@@ -120,7 +120,8 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
     let streams = Rc::new(Streams { open: Cell::new(0), idle_since: Cell::new(worker.wheel.now()) });
     // Tick at which the client was told that this ends.
     let mut told = NEVER;
-    let mut flooded = false;
+    // The code that it was told: it broke a rule, or floods.
+    let mut refused = None;
     poll_fn(|cx| {
         loop {
             match connection.poll_accept(cx) {
@@ -128,10 +129,10 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
                     begin(cx, worker, peer, gauge, &streams, request, respond);
                     continue;
                 }
-                Poll::Ready(None) if !flooded => return Poll::Ready(End::Orderly),
+                Poll::Ready(None) if refused.is_none() => return Poll::Ready(End::Orderly),
                 Poll::Ready(None) => return Poll::Ready(End::Failed),
                 Poll::Ready(Some(Err(error))) => {
-                    if !error.is_io() && !flooded {
+                    if !error.is_io() && refused.is_none() {
                         worker.cells.http2_protocol_errors.add(1);
                         tracing::debug!(%error, "http/2 connection ended");
                     }
@@ -144,11 +145,18 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
             let (head, blocked) = (view.snapshot.limits.read_header, ticks(BLOCKED_TIMEOUT));
             match gauge.verdict(head, blocked) {
                 Verdict::Fine => {}
-                Verdict::Flooded if flooded => {}
+                Verdict::Flooded | Verdict::Broken(_) if refused.is_some() => {}
                 Verdict::Flooded => {
                     worker.cells.http2_floods.add(1);
+                    (refused, told) = (Some(Reason::ENHANCE_YOUR_CALM), now);
                     connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
-                    (flooded, told) = (true, now);
+                    continue;
+                }
+                Verdict::Broken(reason) => {
+                    worker.cells.http2_protocol_errors.add(1);
+                    tracing::debug!(%reason, "http/2 connection ended");
+                    (refused, told) = (Some(reason), now);
+                    connection.abrupt_shutdown(reason);
                     continue;
                 }
                 Verdict::Stuck => return Poll::Ready(End::Stuck),
@@ -158,7 +166,7 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
             let since = if idle { streams.idle_since.get() } else { now };
             let deadline = match told {
                 NEVER => since.saturating_add(view.snapshot.limits.idle),
-                told if flooded => told + ticks(LEAVE_TIMEOUT),
+                told if refused.is_some() => told + ticks(LEAVE_TIMEOUT),
                 told => since.max(told) + ticks(LEAVE_TIMEOUT),
             };
             if told == NEVER && (worker.is_draining() || now > deadline) {
@@ -167,7 +175,7 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
                 continue;
             }
             if now > deadline {
-                return Poll::Ready(if flooded { End::Failed } else { End::Orderly });
+                return Poll::Ready(if refused.is_some() { End::Failed } else { End::Orderly });
             }
             timer.arm(cx, (deadline + 1).min(gauge.deadline(head, blocked)));
             return Poll::Pending;

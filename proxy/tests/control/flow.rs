@@ -1,5 +1,7 @@
 //! Commands that are in order.
 
+use std::sync::Arc;
+
 use sealane_model::config::ListenAddress;
 use sealane_proxy::control::{StartError, StoreError, attach};
 use sealane_proxy::proxy::Proxy;
@@ -170,4 +172,104 @@ async fn a_rotated_root_is_taken_in_and_the_old_key_signs_nothing_new() {
     let (proxy, control) = start(settings).await;
     assert_eq!(proxy.active().unwrap().number, 1);
     stop(proxy, control).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_renewed_on_disk_is_served_without_a_command() {
+    let (directory, fleet, mut agent) = (tempfile::tempdir().unwrap(), Fleet::new("f", 1), Agent::start().await);
+    let (proxy, control) = start(settings(directory.path(), &fleet, agent.address)).await;
+    let files = tempfile::tempdir().unwrap();
+    let path = |file: &str| files.path().join(file);
+    let issue = || {
+        let issued = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+        // As tools that renew do it: each file whole, under another name first.
+        for (file, text) in [("a.key", issued.signing_key.serialize_pem()), ("a.crt", issued.cert.pem())] {
+            std::fs::write(path("new"), text).unwrap();
+            std::fs::rename(path("new"), path(file)).unwrap();
+        }
+        issued.cert.der().to_vec()
+    };
+    let first = issue();
+    let shown = files.path().display();
+    let release = fleet.release(
+        1,
+        &format!(
+            "listeners: [{{ name: https, address: '127.0.0.1:0', tls: true }}]\n\
+             tls: {{ certificates: [{{ cert_file: {shown}/a.crt, key_file: {shown}/a.key }}] }}\n\
+             routes: [{{ to: 'http://127.0.0.1:9' }}]\n"
+        ),
+    );
+    agent.hold(&release);
+    agent.command(command(1, &[&release], &release));
+    agent.status("r1", |status| status.active_revision == 1).await;
+    let (_, address) = proxy.bound()[0].clone();
+    let mut kept = handshake(address).await;
+    assert_eq!(served(&kept), first);
+    let second = issue();
+    let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    while served(&handshake(address).await) != second {
+        assert!(tokio::time::Instant::now() < deadline, "the old certificate is served on");
+    }
+    // The connection that was made with the old one goes on.
+    kept.write_all(b"GET / HTTP/1.1\r\nhost: a.test\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    kept.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 502"));
+    let expiry = proxy.metrics();
+    assert!(expiry.contains("proxy_certificate_expiry_timestamp_seconds{name=\"a.test\"}"), "{expiry}");
+    stop(proxy, control).await;
+}
+
+type Tls = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// Trusts whatever it is shown.
+#[derive(Debug)]
+struct Anything;
+
+impl rustls::client::danger::ServerCertVerifier for Anything {
+    fn verify_server_cert(
+        &self,
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &[rustls::pki_types::CertificateDer<'_>],
+        _: &rustls::pki_types::ServerName<'_>,
+        _: &[u8],
+        _: rustls::pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &rustls::pki_types::CertificateDer<'_>,
+        _: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        Ok(rustls::client::danger::HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        vec![rustls::SignatureScheme::ECDSA_NISTP256_SHA256]
+    }
+}
+
+async fn handshake(address: std::net::SocketAddr) -> Tls {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anything)).with_no_client_auth();
+    let name = rustls::pki_types::ServerName::try_from("a.test").unwrap();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+fn served(tls: &Tls) -> Vec<u8> {
+    tls.get_ref().1.peer_certificates().unwrap()[0].to_vec()
 }

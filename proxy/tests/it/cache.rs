@@ -572,3 +572,25 @@ async fn a_refresh_that_fails_leaves_the_stale_answer() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_open_breaker_does_not_keep_what_is_stored_from_being_served() {
+    let origin = Origin::start(|seen| match seen.line() {
+        "GET /kept HTTP/1.1" => answer(FRESH, "kept"),
+        _ => b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".to_vec(),
+    })
+    .await;
+    let yaml = format!(
+        "pools: {{ p: {{ endpoints: ['{}'], circuit_breaker: {{ min_requests: 5, open_duration: 10m }} }} }}\n\
+         routes: [{{ id: r, pool: p }}]\ncache: {{ rules: [{{ path_prefix: / }}] }}\n",
+        origin.address
+    );
+    let proxy = TestProxy::start(&yaml).await;
+    assert_eq!(body(&proxy, "/kept", "").await, "kept");
+    until("an open breaker", async || {
+        let response = ask(&proxy, "GET /bad", "").await;
+        (response.status == 503 && response.category() == "circuit_open").then_some(())
+    })
+    .await;
+    assert_eq!(body(&proxy, "/kept", "").await, "kept");
+}

@@ -16,7 +16,7 @@ use sealane_proxy::http1::request_head::{HeadLimits, RequestHead};
 use sealane_proxy::http1::write;
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{noise, patiently};
+use crate::support::{mutate, patiently};
 
 /// The path and the body of a request.
 type Message = (String, Vec<u8>);
@@ -55,26 +55,6 @@ fn forward(bytes: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let mut body = Body::expected(head.framing);
     body.feed(rest, coding, &mut out).ok()?;
     body.is_done().then_some((out, content))
-}
-
-fn mutate(text: &str, seed: u64) -> Vec<u8> {
-    const BYTES: &[u8] = b"\r\n\t :;,0123\x00\x7f\x80-+aA";
-    let mut bytes = text.as_bytes().to_vec();
-    for edit in noise(24, seed).chunks(6).take(1 + seed as usize % 4) {
-        let at = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % bytes.len();
-        let byte = BYTES[usize::from(edit[3]) % BYTES.len()];
-        match edit[2] % 4 {
-            0 => bytes[at] = byte,
-            1 => bytes.insert(at, byte),
-            2 => drop(bytes.remove(at)),
-            _ => {
-                let end = (at + usize::from(edit[4] % 40)).min(bytes.len());
-                let piece = bytes[at..end].to_vec();
-                bytes.splice(at..at, piece);
-            }
-        }
-    }
-    bytes
 }
 
 /// Paths and bodies of the requests that hyper reads.

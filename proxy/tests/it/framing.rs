@@ -1,6 +1,6 @@
 //! What is refused because it may be read in two ways, and that nothing of it leaves the proxy.
 
-use crate::support::{Origin, TestProxy, to, until};
+use crate::support::{Origin, TestProxy, apart, to, until};
 
 #[tokio::test]
 async fn ambiguous_requests_are_refused_and_nothing_of_them_is_forwarded() {
@@ -65,6 +65,8 @@ async fn ambiguous_requests_are_refused_and_nothing_of_them_is_forwarded() {
         ("fragment", format!("GET /a#b HTTP/1.1\r\n{host}\r\n")),
         ("asterisk", format!("GET * HTTP/1.1\r\n{host}\r\n")),
         ("connect", "CONNECT test:443 HTTP/1.1\r\nHost: test:443\r\n\r\n".to_owned()),
+        ("a port beyond 65535", "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n".to_owned()),
+        ("a long method", format!("{} / HTTP/1.1\r\n{host}\r\n", "A".repeat(41))),
         ("two spaces", format!("GET  / HTTP/1.1\r\n{host}\r\n")),
         ("space in target", format!("GET /a b HTTP/1.1\r\n{host}\r\n")),
         ("tab in request line", format!("GET\t/ HTTP/1.1\r\n{host}\r\n")),
@@ -105,6 +107,8 @@ async fn malformed_chunks_end_the_request() {
         "0x3\r\nabc\r\n0\r\n\r\n",
         " 3\r\nabc\r\n0\r\n\r\n",
         "3 \r\nabc\r\n0\r\n\r\n",
+        "3 4;x\r\nabc\r\n0\r\n\r\n",
+        "3\t\r\nabc\r\n0\r\n\r\n",
         "3\nabc\r\n0\r\n\r\n",
         "3\r\nabc\n0\r\n\r\n",
         "3\r\nabcd\r\n0\r\n\r\n",
@@ -139,6 +143,19 @@ async fn malformed_chunks_end_the_request() {
         }
     }
     assert!(origin.requests().is_empty(), "no request was complete");
+}
+
+/// White space before an extension is bad, but has one reading (RFC 9112 §7.1.1); neither goes on.
+#[tokio::test]
+async fn extensions_of_chunks_are_read_and_dropped() {
+    let origin = Origin::fixed("fine").await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    for size in ["3;a=b", "3 ;a=b", "3\t ; a=\"b;c\"", "3;a;b", "003;a"] {
+        let mut client = proxy.client().await;
+        let head = "POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(client.ask(format!("{head}{size}\r\nabc\r\n0;x\r\n\r\n")).await.text(), "fine", "{size}");
+        assert_eq!(origin.requests().pop().unwrap().body, b"abc", "{size}");
+    }
 }
 
 #[tokio::test]
@@ -211,7 +228,7 @@ async fn an_empty_line_before_a_request_may_be_cut_anywhere() {
             }
             let (start, rest) = text.split_at(cut);
             client.send(start).await;
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            apart().await;
             assert_eq!(client.ask(rest).await.text(), "here", "{first} {cut}");
             // The same after a body.
             client.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\n\r\na{start}")).await;

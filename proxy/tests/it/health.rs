@@ -85,6 +85,7 @@ async fn without_a_healthy_endpoint_a_trickle_passes_and_the_rest_is_refused() {
         }
     }
     assert_eq!(passed, 1);
+    assert_eq!(proxy.metric("proxy_outlier_fail_open_total{pool=\"p\"}"), Some(1.0));
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! HTTP/2 from clients: the same requests and answers as in HTTP/1.1, and what only HTTP/2 has.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
@@ -10,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use crate::support::{Origin, OriginConnection, TestProxy, noise, ok, patiently, to, until};
+use crate::support::{Origin, OriginConnection, TestProxy, apart, noise, ok, patiently, to, until};
 
 /// A client's connection.
 pub(crate) struct Http2 {
@@ -133,7 +131,7 @@ async fn a_preface_may_come_in_pieces_and_a_lookalike_is_http1() {
     tcp.set_nodelay(true).unwrap();
     for piece in [&b"PRI "[..], b"* HTTP/2.0\r\n\r", b"\nSM\r", b"\n\r\n"] {
         tcp.write_all(piece).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        apart().await;
     }
     // SETTINGS of the proxy; its type is the fourth byte.
     tcp.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -143,7 +141,7 @@ async fn a_preface_may_come_in_pieces_and_a_lookalike_is_http1() {
     for (opening, status) in [("P", "OST / HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n")] {
         let mut client = proxy.client().await;
         client.send(opening).await;
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        apart().await;
         assert_eq!(client.ask(status).await.text(), "here");
         assert_eq!(client.get("/").await.text(), "here");
     }
@@ -298,17 +296,32 @@ async fn cookies_in_crumbs_are_one_field_and_te_goes_on() {
 }
 
 /// Frames by hand, for what no library sends.
-struct Raw(TcpStream);
+pub(crate) struct Raw(TcpStream);
 
 impl Raw {
-    async fn to(proxy: &TestProxy) -> Self {
+    pub(crate) async fn to(proxy: &TestProxy) -> Self {
+        let mut raw = Self::without_settings(proxy).await;
+        assert!(raw.frame(4, 0, 0, &[]).await);
+        raw
+    }
+
+    /// Only the preface was sent.
+    pub(crate) async fn without_settings(proxy: &TestProxy) -> Self {
         let mut tcp = TcpStream::connect(proxy.address()).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         Self(tcp)
     }
 
-    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
+    /// Whether the connection ends, whatever still comes.
+    pub(crate) async fn is_closed(&mut self) -> bool {
+        let mut rest = Vec::new();
+        // A reset is an end.
+        let _ = patiently("the end", self.0.read_to_end(&mut rest)).await;
+        true
+    }
+
+    pub(crate) async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> bool {
         let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
         bytes.extend([kind, flags]);
         bytes.extend(stream.to_be_bytes());
@@ -317,7 +330,7 @@ impl Raw {
     }
 
     /// A head without compression.
-    async fn head(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) -> bool {
+    pub(crate) async fn head(&mut self, stream: u32, flags: u8, fields: &[(&str, &str)]) -> bool {
         let mut block = Vec::new();
         for (name, value) in fields {
             block.push(0);
@@ -331,11 +344,11 @@ impl Raw {
     }
 
     /// The next frame of this type: its stream and payload.
-    async fn next(&mut self, wanted: u8) -> Option<(u32, Vec<u8>)> {
+    pub(crate) async fn next(&mut self, wanted: u8) -> Option<(u32, Vec<u8>)> {
         self.next_of(&[wanted]).await
     }
 
-    async fn next_of(&mut self, wanted: &[u8]) -> Option<(u32, Vec<u8>)> {
+    pub(crate) async fn next_of(&mut self, wanted: &[u8]) -> Option<(u32, Vec<u8>)> {
         loop {
             let mut header = [0; 9];
             patiently("a frame", self.0.read_exact(&mut header)).await.ok()?;
@@ -348,7 +361,7 @@ impl Raw {
     }
 
     /// The error code of the GOAWAY that is not a polite one.
-    async fn goaway(&mut self) -> Option<u32> {
+    pub(crate) async fn goaway(&mut self) -> Option<u32> {
         loop {
             let (_, payload) = self.next(7).await?;
             let code = u32::from_be_bytes([payload[4], payload[5], payload[6], payload[7]]);
@@ -361,8 +374,9 @@ impl Raw {
 
 const RST_STREAM: u8 = 3;
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
-const END: u8 = 1 | 4;
-const PSEUDO: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")];
+pub(crate) const END: u8 = 1 | 4;
+pub(crate) const PSEUDO: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/")];
 
 #[tokio::test]
 async fn a_malformed_request_ends_its_stream_alone() {
@@ -420,17 +434,18 @@ async fn frames_that_achieve_nothing_end_the_connection() {
     let proxy = TestProxy::start(&to(&[origin.address])).await;
     let good = Http2::to(&proxy).await;
     let mut floods = 0.0;
-    for (name, kind, payload) in [
-        ("ping", 6, &[0; 8][..]),
-        ("settings", 4, &[]),
-        ("priority", 2, &[0, 0, 0, 0, 1]),
-        ("unknown", 99, &[]),
-        ("window update", 8, &[0, 0, 0, 1]),
+    for (name, (kind, flags), payload) in [
+        ("ping", (6, 0), &[0; 8][..]),
+        ("answers to no ping", (6, 1), &[0; 8]),
+        ("settings", (4, 0), &[]),
+        ("priority", (2, 0), &[0, 0, 0, 0, 1]),
+        ("unknown", (99, 0), &[]),
+        ("window update", (8, 0), &[0, 0, 0, 1]),
     ] {
         let mut raw = Raw::to(&proxy).await;
         let stream = if kind == 2 { 1 } else { 0 };
         for _ in 0..10_000 {
-            if !raw.frame(kind, 0, stream, payload).await {
+            if !raw.frame(kind, flags, stream, payload).await {
                 break;
             }
         }

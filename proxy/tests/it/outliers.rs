@@ -61,6 +61,7 @@ async fn an_endpoint_that_fails_half_of_the_time_is_found_out() {
 async fn an_endpoint_that_is_much_slower_is_found_out() {
     let slow = Origin::scripted(|mut connection: OriginConnection| async move {
         while connection.request().await.is_some() {
+            // Time is what it is judged by.
             tokio::time::sleep(Duration::from_millis(200)).await;
             connection.send(&ok("slow")).await;
         }

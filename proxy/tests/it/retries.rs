@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sealane_model::config::{Config, HostHeader, TargetPath};
 
-use crate::support::{Origin, OriginConnection, TestProxy, nobody, ok, to};
+use crate::support::{Origin, OriginConnection, TestProxy, nobody, ok, patiently, to};
 
 fn with_retries(origins: &[SocketAddr], retries: &str) -> String {
     let origins: Vec<_> = origins.iter().map(|origin| format!("'http://{origin}'")).collect();
@@ -71,9 +71,15 @@ async fn another_endpoint_gets_a_head_of_its_own() {
 #[tokio::test]
 async fn a_stale_connection_is_no_failed_attempt() {
     // Closes each connection after one answer without saying so.
-    let origin = Origin::scripted(|mut connection: OriginConnection| async move {
-        connection.request().await;
-        connection.send(&ok("fresh")).await;
+    let (told, mut closed) = tokio::sync::mpsc::channel(200);
+    let origin = Origin::scripted(move |mut connection: OriginConnection| {
+        let told = told.clone();
+        async move {
+            connection.request().await;
+            connection.send(&ok("fresh")).await;
+            tokio::io::AsyncWriteExt::shutdown(&mut connection.stream).await.unwrap();
+            told.send(()).await.unwrap();
+        }
     })
     .await;
     let proxy = TestProxy::start(&to(&[origin.address])).await;
@@ -81,9 +87,13 @@ async fn a_stale_connection_is_no_failed_attempt() {
     for _ in 0..50 {
         assert_eq!(client.get("/").await.text(), "fresh");
     }
+    let mut ends = 0;
     for _ in 0..50 {
         // A connection that is known to be closed is not used for what cannot be sent twice.
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        while origin.connections() > ends {
+            patiently("the end of a connection", closed.recv()).await.unwrap();
+            ends += 1;
+        }
         assert_eq!(client.ask(POST).await.text(), "fresh");
     }
     assert_eq!(origin.connections(), 100);

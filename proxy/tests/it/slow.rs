@@ -35,6 +35,7 @@ async fn dripping_bytes_do_not_extend_the_time_for_a_head() {
     let response = loop {
         tokio::select! {
             response = client.response() => break response,
+            // A drip: what is tested is that time passes in spite of it.
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
         client.send("x").await;
@@ -104,6 +105,7 @@ async fn a_stream_that_goes_on_is_not_cut_by_the_timeout_of_its_head() {
         connection.request().await;
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
         for number in 0..10 {
+            // Longer than the timeout, all together: that is the rule.
             tokio::time::sleep(Duration::from_millis(50)).await;
             connection.send(format!("data: {number}\n\n").as_bytes()).await;
         }

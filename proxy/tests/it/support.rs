@@ -35,6 +35,12 @@ pub(crate) async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<
     }
 }
 
+/// Lets the proxy read what was sent, so that what follows comes in a read of its own. Nobody tells when it has; where it
+/// has not, what is tested holds all the same.
+pub(crate) async fn apart() {
+    sleep(Duration::from_millis(5)).await;
+}
+
 pub(crate) fn config(yaml: &str) -> Arc<Config> {
     match parse("test.yaml", yaml, Reader::Local) {
         Ok((config, _)) => Arc::new(config),
@@ -557,6 +563,32 @@ pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
         bytes.extend(state.to_le_bytes());
     }
     bytes.truncate(length);
+    bytes
+}
+
+/// `text` with a few edits of the kind that parsers of HTTP/1 differ about.
+pub(crate) fn mutate(text: &str, seed: u64) -> Vec<u8> {
+    mutate_bytes(text.as_bytes(), b"\r\n\t :;,0123\x00\x7f\x80-+aA", seed)
+}
+
+/// `bytes` with a few edits: others of `alphabet` put in place or between, some left out, pieces doubled.
+pub(crate) fn mutate_bytes(bytes: &[u8], alphabet: &[u8], seed: u64) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for edit in noise(24, seed).chunks(6).take(1 + seed as usize % 4) {
+        let at = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % bytes.len().max(1);
+        let byte = alphabet[usize::from(edit[3]) % alphabet.len()];
+        match edit[2] % 4 {
+            _ if bytes.is_empty() => bytes.push(byte),
+            0 => bytes[at] = byte,
+            1 => bytes.insert(at, byte),
+            2 => drop(bytes.remove(at)),
+            _ => {
+                let end = (at + usize::from(edit[4] % 40)).min(bytes.len());
+                let piece = bytes[at..end].to_vec();
+                bytes.splice(at..at, piece);
+            }
+        }
+    }
     bytes
 }
 

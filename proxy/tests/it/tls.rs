@@ -217,6 +217,9 @@ async fn a_route_may_need_a_client_certificate_for_its_own_host() {
     let mut client = connect(&proxy, without(), "closed.test").await.unwrap();
     assert_eq!(client.ask(get("closed.test")).await.category(), "mtls_required");
     assert_eq!(client.ask(get("open.test")).await.text(), "in", "others are not asked");
+    // It could not have shown one for this host.
+    let mut client = connect(&proxy, without(), "open.test").await.unwrap();
+    assert_eq!(client.ask(get("closed.test")).await.category(), "misdirected");
     let mut client = connect(&proxy, with(), "open.test").await.unwrap();
     let response = client.ask(get("closed.test")).await;
     assert_eq!((response.status, response.category()), (421, "misdirected".to_owned()));
@@ -293,6 +296,24 @@ async fn the_handshake_settles_the_version() {
         let mut client = connect(&proxy, config(protocols), "test").await.unwrap();
         assert_eq!(client.get("/").await.text(), "secure");
     }
+}
+
+/// RFC 7301 §3.2; whoever speaks something else is not led to believe that it is understood.
+#[tokio::test]
+async fn a_client_that_offers_other_protocols_only_is_refused() {
+    let authority = Authority::new();
+    authority.issue("a", &["test"]);
+    let origin = Origin::fixed("secure").await;
+    let proxy = TestProxy::start(&authority.yaml(&["a"], &to(&[origin.address]))).await;
+    let refused = connect(&proxy, offering(authority.client_config(None), &["smtp", "h3"]), "test").await;
+    let error = refused.map(drop).unwrap_err();
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+    assert_eq!(inner, Some(&alert), "{error:?}");
+    proxy.until_metric("proxy_tls_handshake_failures_total", 1.0).await;
+    let mut client =
+        connect(&proxy, offering(authority.client_config(None), &["h3", "http/1.1"]), "test").await.unwrap();
+    assert_eq!(client.get("/").await.text(), "secure");
 }
 
 #[tokio::test]

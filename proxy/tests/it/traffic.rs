@@ -240,6 +240,7 @@ async fn who_waits_too_long_is_turned_away() {
 async fn an_adaptive_limit_shrinks_while_answers_take_too_long() {
     let slow = Origin::scripted(|mut connection: OriginConnection| async move {
         while connection.request().await.is_some() {
+            // Time is what the limit goes by.
             tokio::time::sleep(std::time::Duration::from_millis(30)).await;
             connection.send(&ok("slow")).await;
         }
