@@ -5,8 +5,9 @@
 //! the author said yes; never when a newer revision's rollout has begun.
 
 use prost::Message;
-use sealane_model::envelope::Envelope;
+use sealane_model::envelope::{Envelope, Signature};
 use sealane_model::ids::Revision;
+use sealane_model::keys::KeyId;
 use sealane_model::trust::Role;
 use sealane_proto::v1;
 use serde_json::json;
@@ -22,6 +23,7 @@ use crate::store::approval::NewApproval;
 use crate::store::audit::AuditEntry;
 use crate::store::idempotency::Receipt;
 use crate::store::release::ReleaseRow;
+use crate::trust;
 
 /// Longest message, in characters.
 const MESSAGE_MAX: usize = 2_000;
@@ -88,8 +90,16 @@ pub(crate) async fn approve(app: &App, order: ApproveOrder) -> Result<v1::Approv
     }
     let row = find(app, order.revision).await?;
     let name = Revision(row.revision);
-    match judge(app, &row, &order).await {
-        Ok(judged) => store(app, row, judged, order).await,
+    let taken = if app.store.has_begun(row.revision).await? && order.release.is_some() {
+        co_sign(app, row, &order).await
+    } else {
+        match judge(app, &row, &order).await {
+            Ok(judged) => return store(app, row, judged, order).await,
+            Err(error) => Err(error),
+        }
+    };
+    match taken {
+        Ok(answer) => Ok(answer),
         Err(error) => {
             if matches!(error, ApproveError::UnknownSignature | ApproveError::OwnWork { .. }) && !order.dry_run {
                 refuse(app, &order.actor, name, &error).await?;
@@ -115,32 +125,7 @@ async fn judge(app: &App, row: &ReleaseRow, order: &ApproveOrder) -> Result<Judg
     if let Some(newer) = store.newest_begun().await?.filter(|newest| *newest > row.revision) {
         return Err(ApproveError::Overtaken { revision: name, newer: Revision(newer) });
     }
-    let root = app.signer.root();
-    let mut envelope = row.envelope.clone();
-    let before = root.signers(&envelope, Role::Release).0;
-    if let Some(offered) = &order.release {
-        envelope.merge_signatures(offered).ok_or(ApproveError::OtherPayload(name))?;
-    }
-    let after = root.signers(&envelope, Role::Release).0;
-    let fresh: Vec<_> = after.iter().filter(|id| !before.contains(id)).collect();
-    if order.release.is_some() && fresh.is_empty() && after.len() <= before.len() {
-        let known = order.release.as_ref().is_some_and(|offered| !root.signers(offered, Role::Release).0.is_empty());
-        if !known {
-            return Err(ApproveError::UnknownSignature);
-        }
-    }
-    // What is kept is named by the key that made it, whatever stood beside it.
-    let signatures = fresh
-        .iter()
-        .filter_map(|id| {
-            let mut alone = envelope.clone();
-            let found = envelope.signatures.iter().find(|one| {
-                alone.signatures = vec![(*one).clone()];
-                root.signers(&alone, Role::Release).0 == [(**id).clone()]
-            });
-            found.map(|one| sealane_model::envelope::Signature { key_id: (**id).clone(), bytes: one.bytes.clone() })
-        })
-        .collect::<Vec<_>>();
+    let (envelope, signatures) = merged(app, row, order)?;
     let own = row.author == order.actor;
     if own && pending.approvals_min > 0 && signatures.is_empty() {
         return Err(ApproveError::OwnWork { actor: order.actor.clone(), revision: name });
@@ -182,6 +167,75 @@ async fn judge(app: &App, row: &ReleaseRow, order: &ApproveOrder) -> Result<Judg
         at_ms,
     };
     Ok(Judged { queued, approval, envelope, waits_for })
+}
+
+/// The stored release with what was brought, and which signatures of that are new and good.
+fn merged(app: &App, row: &ReleaseRow, order: &ApproveOrder) -> Result<(Envelope, Vec<Signature>), ApproveError> {
+    let root = app.signer.root();
+    let mut envelope = row.envelope.clone();
+    let before = root.signers(&envelope, Role::Release).0;
+    let Some(offered) = &order.release else { return Ok((envelope, Vec::new())) };
+    envelope.merge_signatures(offered).ok_or(ApproveError::OtherPayload(Revision(row.revision)))?;
+    let after = root.signers(&envelope, Role::Release).0;
+    let fresh: Vec<_> = after.iter().filter(|id| !before.contains(id)).collect();
+    // The ones that are there already may come again.
+    let is_new = |one: &&Signature| !row.envelope.signatures.contains(one);
+    if fresh.is_empty() && offered.signatures.iter().any(|one| is_new(&one)) {
+        return Err(ApproveError::UnknownSignature);
+    }
+    // What is kept is named by the key that made it, whatever stood beside it.
+    let made_by = |id: &KeyId| {
+        let mut alone = envelope.clone();
+        let found = envelope.signatures.iter().find(|one| {
+            alone.signatures = vec![(*one).clone()];
+            root.signers(&alone, Role::Release).0 == [id.clone()]
+        });
+        found.map(|one| Signature { key_id: id.clone(), bytes: one.bytes.clone() })
+    };
+    let signatures = fresh.into_iter().filter_map(made_by).collect();
+    Ok((envelope, signatures))
+}
+
+/// Adds signatures to a revision whose rollout has begun and that nodes are offered: the next trust root may ask for them.
+async fn co_sign(app: &App, row: ReleaseRow, order: &ApproveOrder) -> Result<v1::ApproveResponse, ApproveError> {
+    if !trust::is_offered(app, row.revision).await? {
+        return Err(ApproveError::NotPending(Revision(row.revision)));
+    }
+    let (envelope, signatures) = merged(app, &row, order)?;
+    if signatures.is_empty() {
+        return Err(ApproveError::NotPending(Revision(row.revision)));
+    }
+    let signed = ReleaseRow { envelope, ..row };
+    let answer = v1::ApproveResponse { revision: Some(revision::view(app, &signed, false).await?) };
+    if order.dry_run {
+        return Ok(answer);
+    }
+    let at_ms = app.clock.now_ms();
+    let keys: Vec<&str> = signatures.iter().map(|one| one.key_id.0.as_str()).collect();
+    let entry = AuditEntry {
+        at_ms,
+        actor: order.actor.clone(),
+        action: "co_sign",
+        subject: Revision(signed.revision).to_string(),
+        digest: Some(signed.digest),
+        detail: json!({ "message": order.message, "signed_by": keys }),
+    };
+    let approval = NewApproval {
+        revision: signed.revision,
+        actor: order.actor.clone(),
+        message: order.message.clone(),
+        signatures,
+        counts: false,
+        event: None,
+        audit: vec![entry],
+        receipt: order.receipt.clone().map(|receipt| (receipt, answer.encode_to_vec())),
+        at_ms,
+    };
+    if !app.store.approve(&approval).await? {
+        return Err(PublishError::Crowded.into());
+    }
+    app.rollouts.refresh().await; // nodes that wait for it can take it in
+    Ok(answer)
 }
 
 async fn store(

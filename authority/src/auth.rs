@@ -36,14 +36,16 @@ pub(crate) enum Role {
     Operator,
     /// Publishes.
     Publisher,
+    /// Publishes through a freeze, and ends one early.
+    Incident,
     /// Makes and revokes tokens.
     Admin,
 }
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Agent, Self::Sandbox, Self::Viewer, Self::Operator, Self::Publisher, Self::Admin];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Agent, Self::Sandbox, Self::Viewer, Self::Operator, Self::Publisher, Self::Incident, Self::Admin];
 
     /// As in requests and in the store.
     #[must_use]
@@ -54,6 +56,7 @@ impl Role {
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Publisher => "publisher",
+            Self::Incident => "incident",
             Self::Admin => "admin",
         }
     }
@@ -193,7 +196,7 @@ impl Auth {
         let is_enough = match needed {
             Role::Agent => token.role == Role::Agent,
             Role::Sandbox => token.role == Role::Sandbox || token.role >= Role::Publisher,
-            Role::Viewer | Role::Operator | Role::Publisher | Role::Admin => token.role >= needed,
+            Role::Viewer | Role::Operator | Role::Publisher | Role::Incident | Role::Admin => token.role >= needed,
         };
         if !is_enough {
             let (has, needed) = (token.role.as_str(), needed.as_str());

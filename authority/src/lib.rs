@@ -38,6 +38,7 @@ mod subscribe;
 // What others see: gRPC, HTTP, and who may.
 mod auth;
 mod http;
+mod inspect;
 mod metric;
 mod overview;
 mod service;

@@ -6,9 +6,11 @@ use sealane_proto::v1;
 use crate::app::App;
 use crate::fleet::{AGENT_SILENT_MS, Agent, Live, Proxy};
 use crate::home;
+use crate::rollout::memory;
 use crate::rollout::verdict::duration;
 use crate::rollout::view::time;
 use crate::store::StoreError;
+use crate::trust;
 
 /// A node that is silent for this long is shown so.
 const NODE_SILENT_MS: u64 = 15_000;
@@ -23,9 +25,11 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
     let epoch = home::epoch(&app.store).await?;
     let shown = app.board.shown();
     let rollout = shown.current.and_then(|revision| shown.rollouts.get(&revision)).map(|one| (**one).clone());
+    let last_rollout = last_rollout(app).await?;
     let expected = Expected::of(app).await?;
     let now_ms = app.clock.now_ms();
     let waiting = app.store.waiting(app.store.newest_begun().await?.unwrap_or(0)).await?;
+    let lacking = trust::lacking(app).await?;
     let live = app.live();
     let nodes: Vec<v1::Node> =
         live.proxies().map(|(id, proxy)| node(now_ms, id, proxy, live.is_cordoned(id), &expected)).collect();
@@ -41,13 +45,21 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
         let name = Revision(revision);
         format!("{name} waits for signatures or approvals: `sealane revision show {name}` says which")
     }));
+    alarms.extend(lacking.iter().map(|lack| {
+        let name = lack.revision;
+        format!(
+            "{lack} that the trust root asks for, so agents that start anew wait: `sealane revision export {name} --out \
+             FILE`, `sealane sign FILE --key KEY` where a key is, `sealane revision approve {name} --signature FILE`"
+        )
+    }));
     if let Some(freeze) = live.frozen(now_ms) {
         let left = duration(freeze.until_ms.saturating_sub(now_ms));
         alarms.push(format!("frozen by {} for another {left}: {}", freeze.id, freeze.reason));
     }
     for (id, agent) in live.agents() {
         if let Some(told) = &agent.local_rollback {
-            alarms.push(format!("agent `{id}` took its proxies back by itself: {}", told.reason.message));
+            let why = &told.reason.message;
+            alarms.push(format!("agent `{id}` took its proxies back by itself: {why} (`sealane rollout status`)"));
         }
     }
     agents_away(now_ms, &live, &mut alarms);
@@ -57,8 +69,8 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
         ("rejected", "refuses its revision"),
         ("not_ready", "is not ready"),
     ] {
-        let ids = nodes.iter().filter(|node| node.health == health);
-        alarms.extend(ids.map(|node| format!("proxy `{}` {words}", node.id)));
+        let ids = nodes.iter().filter(|node| node.health == health).map(|node| &node.id);
+        alarms.extend(ids.map(|id| format!("proxy `{id}` {words}: `sealane fleet node {id}` says more")));
     }
     for (proxy, owner, other) in live.claims() {
         alarms.push(format!("proxy `{proxy}` belongs to agent `{owner}` and is also reported by agent `{other}`"));
@@ -74,7 +86,17 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
         nodes,
         rollout,
         alarms,
+        last_rollout,
     })
+}
+
+/// The newest rollout that ended, also one that ended before this process began.
+async fn last_rollout(app: &App) -> Result<Option<v1::Rollout>, StoreError> {
+    let Some(revision) = app.store.newest_ended().await? else { return Ok(None) };
+    match app.board.rollout(revision) {
+        Some(rollout) => Ok(Some((*rollout).clone())),
+        None => memory::stored_view(&app.store, &app.signer, revision).await,
+    }
 }
 
 /// The releases that a node may serve without drifting.
@@ -161,9 +183,14 @@ fn agents_away(now_ms: u64, live: &Live, alarms: &mut Vec<String>) {
     for (id, agent) in live.agents() {
         let silent_ms = now_ms.saturating_sub(agent.heard_ms);
         if silent_ms > AGENT_SILENT_MS {
-            alarms.push(format!("agent `{id}` is silent for {}", duration(silent_ms)));
+            alarms.push(format!(
+                "agent `{id}` is silent for {}: look at its machine and its network; its proxies serve on",
+                duration(silent_ms)
+            ));
         } else if !agent.connected {
-            alarms.push(format!("agent `{id}` has no subscription open"));
+            alarms.push(format!(
+                "agent `{id}` has no subscription open: look at its log and its network; its proxies serve on"
+            ));
         }
     }
 }
@@ -174,12 +201,17 @@ fn refusals(live: &Live, alarms: &mut Vec<String>) {
             alarms.push(format!("agent `{id}`: {}", agent.alarm));
         }
         for (code, count) in agent.refused.iter().filter(|(_, count)| **count > 0) {
-            alarms.push(format!("agent `{id}` refused {count} bundles: {code}"));
+            alarms.push(format!(
+                "agent `{id}` refused {count} bundles: {code} (`sealane help {code}` says what that is)"
+            ));
         }
     }
     for (id, proxy) in live.proxies() {
         for one in proxy.refusals.iter().filter(|one| one.count > 0) {
-            alarms.push(format!("proxy `{id}` refused {} bundles: {}", one.count, one.code));
+            let (count, code) = (one.count, &one.code);
+            alarms.push(format!(
+                "proxy `{id}` refused {count} bundles: {code} (`sealane help {code}` says what that is)"
+            ));
         }
     }
 }

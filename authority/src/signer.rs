@@ -1,8 +1,8 @@
 //! What the authority signs: releases, grants, timestamps. Holds the keys and the chain of trust roots; knows no store
 //! and no clock.
 //!
-//! The newest root rules what is signed from now on; what was signed under an earlier one can be read for ever, and is
-//! signed once more by today's keys where it is offered to nodes that know today's root alone.
+//! The newest root rules what is signed from now on; what was signed under an earlier one can be read here for ever. What
+//! nodes are offered is signed once more when the root changes: [`crate::trust`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -149,16 +149,12 @@ impl Signer {
         chain::verify_kept(&self.rooted().roots, |root| root.verify_release(envelope))
     }
 
-    /// A stored release as nodes are offered it: where it was good under an earlier root only, today's keys sign it too.
-    pub(crate) fn freshen_release(&self, envelope: Envelope) -> Envelope {
-        let rooted = self.rooted();
-        if rooted.newest().verify_release(&envelope).is_ok() || self.verify_release(&envelope).is_err() {
-            return envelope;
-        }
-        rooted.sign_more(envelope, Role::Release)
+    /// Whether the newest root vouches for a release.
+    pub(crate) fn vouches(&self, envelope: &Envelope) -> bool {
+        self.rooted().newest().verify_release(envelope).is_ok()
     }
 
-    /// The same for a grant.
+    /// A stored grant as nodes are offered it: where it was good under an earlier root only, today's keys sign it too.
     pub(crate) fn freshen_grant(&self, envelope: Envelope) -> Envelope {
         let rooted = self.rooted();
         let good_once = || chain::verify_kept(&rooted.roots, |root| root.verify_grant(&envelope)).is_ok();

@@ -147,7 +147,12 @@ fn address(signer: &Signer, desired: &Arc<Desired>, root_version: u32, now_ms: u
             paused: candidate.paused,
         }),
         withdrawn: desired.withdrawn.iter().map(|digest| digest.to_vec()).collect(),
-        sandbox: desired.sandbox.as_ref().map(|head| signer.freshen_release(head.release.clone()).into()),
+        // One that this root does not vouch for would have the whole state refused.
+        sandbox: desired
+            .sandbox
+            .as_ref()
+            .filter(|head| signer.vouches(&head.release))
+            .map(|head| (&head.release).into()),
         cordoned: desired.cordoned.clone(),
     }
 }

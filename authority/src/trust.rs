@@ -7,7 +7,7 @@
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::Epoch;
 use sealane_model::keys::{KeyId, PublicKey, SigningKey};
-use sealane_model::trust::{PlanFloor, Role, RootDocument, RootKey, TrustRoot};
+use sealane_model::trust::{PlanFloor, Role, RoleKeys, RootDocument, RootKey, TrustRoot};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
 use serde_json::json;
@@ -17,6 +17,11 @@ use crate::app::App;
 use crate::home::{self, HomeError};
 use crate::store::StoreError;
 use crate::store::audit::AuditEntry;
+
+mod carry;
+
+use carry::{Carried, carry};
+pub(crate) use carry::{Lacking, is_offered, lacking};
 
 /// Longest comment of a key, in characters.
 const COMMENT_MAX: usize = 200;
@@ -30,6 +35,8 @@ pub(crate) struct RotateOrder {
     pub(crate) thresholds: Vec<(Role, u32)>,
     pub(crate) plan_floor: Option<PlanFloor>,
     pub(crate) epoch_max: Option<Epoch>,
+    /// In force although it does not vouch for what the fleet serves.
+    pub(crate) even_if_unsigned: bool,
     pub(crate) dry_run: bool,
 }
 
@@ -59,6 +66,17 @@ pub(crate) enum TrustError {
          role to the authority's own key"
     )]
     NoTimestampKey,
+    #[error(
+        "trust root version {version} would not vouch for what the fleet is offered, so agents that start anew could \
+         take nothing in: {}",
+        sentences(lacking)
+    )]
+    Stranded { version: u32, lacking: Vec<Lacking> },
+    #[error(
+        "the fleet has sandbox routes, and with more than one release key asked for nobody could change or end them any \
+         more: remove them first (`sealane sandbox list`)"
+    )]
+    SandboxRoutes,
     #[error(transparent)]
     Home(#[from] HomeError),
     #[error(transparent)]
@@ -78,37 +96,87 @@ pub(crate) async fn rotate(app: &App, order: RotateOrder, actor: &str) -> Result
     let mut held: Vec<KeyId> = app.signer.held();
     held.extend(fresh.iter().map(|key| key.public().id()));
     check_timestamp_role(&document, &held)?;
+    let here = home::keys(&app.folder)?;
     let root = match newest.next(&envelope) {
         Ok(root) => root,
         Err(VerifyError::ThresholdNotMet { .. } | VerifyError::Unsigned { .. }) => {
             if !order.dry_run {
                 home::write_keys(&app.folder, &fresh)?; // the private halves must be there when the root comes back
             }
-            return Ok(rotated(false, missing_signatures(&newest, &document, &envelope)));
+            let mut missing = missing_signatures(&newest, &document, &envelope);
+            let keys: Vec<&SigningKey> = here.iter().chain(&fresh).collect();
+            missing.extend(carry(app, &document, &keys).await?.lacking.iter().map(ToString::to_string));
+            return Ok(rotated(false, missing));
         }
         Err(error) => return Err(TrustError::Unsound(error)),
     };
+    let keys: Vec<&SigningKey> = here.iter().chain(&fresh).collect();
+    let carried = take_along(app, root.document(), &keys, order.even_if_unsigned).await?;
     if !order.dry_run {
         home::write_keys(&app.folder, &fresh)?;
-        put_in_force(app, root, actor, now_ms).await?;
+        put_in_force(app, root, carried, actor, now_ms).await?;
     }
     Ok(rotated(!order.dry_run, Vec::new()))
 }
 
 /// Takes in a next root that was signed elsewhere. The one in force may come again.
-pub(crate) async fn put(app: &App, envelope: &Envelope, actor: &str) -> Result<u32, TrustError> {
+pub(crate) async fn put(
+    app: &App,
+    envelope: &Envelope,
+    even_if_unsigned: bool,
+    actor: &str,
+) -> Result<u32, TrustError> {
     let _one_at_a_time = app.trust_change.lock().await;
     let newest = app.signer.root();
     if newest.envelope().payload == envelope.payload {
         return Ok(newest.document().version);
     }
     let root = newest.next(envelope).map_err(TrustError::Unsound)?;
-    let held: Vec<KeyId> = home::keys(&app.folder)?.iter().map(|key| key.public().id()).collect();
+    let keys = home::keys(&app.folder)?;
+    let held: Vec<KeyId> = keys.iter().map(|key| key.public().id()).collect();
     check_timestamp_role(root.document(), &held)?;
-    put_in_force(app, root, actor, app.clock.now_ms()).await
+    let carried = take_along(app, root.document(), &keys.iter().collect::<Vec<_>>(), even_if_unsigned).await?;
+    put_in_force(app, root, carried, actor, app.clock.now_ms()).await
 }
 
-async fn put_in_force(app: &App, root: TrustRoot, actor: &str, now_ms: u64) -> Result<u32, TrustError> {
+/// What the fleet is offered must be good under the next root, unless a person says that it cannot wait.
+async fn take_along(
+    app: &App,
+    next: &RootDocument,
+    keys: &[&SigningKey],
+    even_if_unsigned: bool,
+) -> Result<Carried, TrustError> {
+    let carried = carry(app, next, keys).await?;
+    if even_if_unsigned {
+        return Ok(carried);
+    }
+    if !carried.lacking.is_empty() {
+        return Err(TrustError::Stranded { version: next.version, lacking: carried.lacking });
+    }
+    if !alone(next, keys, Role::Release) && !app.sandboxes.is_empty().await {
+        return Err(TrustError::SandboxRoutes);
+    }
+    Ok(carried)
+}
+
+/// Whether `keys` are enough for a role.
+fn alone(document: &RootDocument, keys: &[&SigningKey], role: Role) -> bool {
+    let role = document.roles.iter().find(|one| one.role == role);
+    let held = |role: &RoleKeys| keys.iter().filter(|key| role.key_ids.contains(&key.public().id())).count();
+    role.is_some_and(|role| held(role) >= role.threshold as usize)
+}
+
+fn sentences(lacking: &[Lacking]) -> String {
+    lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+async fn put_in_force(
+    app: &App,
+    root: TrustRoot,
+    carried: Carried,
+    actor: &str,
+    now_ms: u64,
+) -> Result<u32, TrustError> {
     let document = root.document();
     let version = document.version;
     let entry = AuditEntry {
@@ -124,10 +192,17 @@ async fn put_in_force(app: &App, root: TrustRoot, actor: &str, now_ms: u64) -> R
                 "keys": one.key_ids.iter().map(|id| id.0.clone()).collect::<Vec<_>>(),
             })).collect::<Vec<_>>(),
             "signed_by": app.signer.root().signers(root.envelope(), Role::Root).0.iter().map(|id| id.0.clone()).collect::<Vec<_>>(),
+            "carried": carried.signatures.iter().map(|(revision, signature)| json!({
+                "revision": revision, "signed_by": signature.key_id.0,
+            })).collect::<Vec<_>>(),
+            "lacking": carried.lacking.iter().map(ToString::to_string).collect::<Vec<_>>(),
         }),
     };
     let mut write = app.store.write().await?;
     app.store.add_root(&mut write, version, root.envelope()).await?;
+    for (revision, signature) in &carried.signatures {
+        app.store.add_signature(&mut write, *revision, signature, actor, now_ms).await?;
+    }
     app.store.add_audit(&mut write, &entry).await?;
     app.store.commit(write).await?;
     // Those of the root before stay in memory until agents have been told of the next.
@@ -136,12 +211,13 @@ async fn put_in_force(app: &App, root: TrustRoot, actor: &str, now_ms: u64) -> R
     home::write_trust(&app.folder, &root)?;
     home::retire_keys(&app.folder, &root)?;
     app.rollouts.refresh().await;
+    app.sandboxes.sign_again().await;
     tracing::info!(version, "a new trust root is in force");
     Ok(version)
 }
 
 /// What the fleet trusts now, for people.
-pub(crate) fn facts(app: &App) -> v1::GetTrustResponse {
+pub(crate) async fn facts(app: &App) -> Result<v1::GetTrustResponse, StoreError> {
     let (root, held) = (app.signer.root(), app.signer.held());
     let document = root.document();
     let key = |one: &RootKey| {
@@ -156,7 +232,7 @@ pub(crate) fn facts(app: &App) -> v1::GetTrustResponse {
             key_id: id.0,
         }
     };
-    v1::GetTrustResponse {
+    Ok(v1::GetTrustResponse {
         fleet_id: root.fleet().0.clone(),
         version: document.version,
         keys: document.keys.iter().map(key).collect(),
@@ -174,7 +250,8 @@ pub(crate) fn facts(app: &App) -> v1::GetTrustResponse {
         roots: app.signer.roots().iter().map(|root| root.envelope().into()).collect(),
         unprotected: unprotected(document, &held, app.approvals_min),
         approvals_min: app.approvals_min,
-    }
+        lacking: lacking(app).await?.iter().map(ToString::to_string).collect(),
+    })
 }
 
 /// What a set-up does not protect from: one sentence each.

@@ -236,12 +236,28 @@ async fn verify(server: &Server, format: Format, printer: &Printer) -> Result<()
         || vec![word.into()],
         |_| match answer.intact {
             true => format!("intact: {} entries, head {}\n", answer.entries, crate::paint::clean(&answer.head)),
-            false => format!("broken at entry {} of {}\n", answer.broken_at, answer.entries),
+            false => broken(&answer),
         },
     )?;
     match answer.intact {
         true => Ok(()),
-        false => Err(Failure::new(Exit::Failed, "the audit record does not follow from itself: it was edited")
-            .hint(format!("entry {} is the first that does not follow; compare with a backup", answer.broken_at))),
+        false if answer.broken_at > 0 => {
+            Err(Failure::new(Exit::Failed, "the audit record does not follow from itself: it was edited")
+                .hint(format!("entry {} is the first that does not follow; compare with a backup", answer.broken_at)))
+        }
+        false => Err(Failure::new(Exit::Failed, "the database says something else than its audit record").hint(
+            "treat the authority's machine as broken into: `docs/runbooks/key-compromise.md`; compare with a backup",
+        )),
     }
+}
+
+fn broken(answer: &v1::VerifyAuditResponse) -> String {
+    let mut out = match answer.broken_at {
+        0 => format!("{} entries follow from each other, but:\n", answer.entries),
+        at => format!("broken at entry {at} of {}\n", answer.entries),
+    };
+    for problem in &answer.problems {
+        out.push_str(&format!("  {}\n", crate::paint::clean(problem)));
+    }
+    out
 }

@@ -14,7 +14,7 @@ use sealane_proto::v1;
 use serde::Serialize;
 
 use crate::args::{Format, OutputArgs};
-use crate::client::ClientArgs;
+use crate::client::{ClientArgs, Server};
 use crate::exit::{Exit, Failure};
 use crate::paint::{Paint, clean};
 use crate::printer::Printer;
@@ -266,11 +266,11 @@ fn check_open_files(found: &mut Findings) {
 
 async fn check_fleet(args: &CheckArgs, printer: &Printer, found: &mut Findings) {
     let answer = match args.client.connect(printer).await {
-        Ok(server) => server.call(server.fleet().get_fleet(v1::GetFleetRequest {})).await,
+        Ok(server) => ask(&server).await,
         Err(failure) => Err(failure),
     };
-    let fleet = match answer {
-        Ok(fleet) => fleet,
+    let (fleet, trust) = match answer {
+        Ok(answers) => answers,
         Err(failure)
             if failure.exit == Exit::Unreachable && args.client.server.is_none() && args.client.client.is_none() =>
         {
@@ -284,6 +284,23 @@ async fn check_fleet(args: &CheckArgs, printer: &Printer, found: &mut Findings) 
         }
     };
     judge_fleet(&fleet, found);
+    judge_trust(&trust, found);
+}
+
+async fn ask(server: &Server) -> Result<(v1::GetFleetResponse, v1::GetTrustResponse), Failure> {
+    let fleet = server.call(server.fleet().get_fleet(v1::GetFleetRequest {})).await?;
+    Ok((fleet, server.call(server.trust().get_trust(v1::GetTrustRequest {})).await?))
+}
+
+/// What this set-up does not protect from is no fault, and is said every time.
+fn judge_trust(trust: &v1::GetTrustResponse, found: &mut Findings) {
+    if trust.unprotected.is_empty() {
+        let (version, keys) = (trust.version, trust.keys.len());
+        found.ok("trust", format!("trust root version {version}, {keys} keys; no single key or person is enough"));
+    }
+    for sentence in &trust.unprotected {
+        found.warning("trust", sentence, "sealane key show");
+    }
 }
 
 fn judge_fleet(fleet: &v1::GetFleetResponse, found: &mut Findings) {
@@ -375,6 +392,15 @@ mod tests {
         assert_eq!(named(&found, "revisions")[0].0, State::Warning);
         assert_eq!(named(&found, "alarm"), [(State::Bad, "something".into())]);
         assert!(found.0.iter().all(|it| it.state == State::Ok || !it.next.is_empty()), "each says what to type");
+    }
+
+    #[test]
+    fn what_a_set_up_does_not_protect_from_is_said_and_is_no_fault() {
+        let mut found = Findings::default();
+        judge_trust(&v1::GetTrustResponse { unprotected: vec!["one key".into()], ..Default::default() }, &mut found);
+        judge_trust(&v1::GetTrustResponse::default(), &mut found);
+        let states: Vec<_> = named(&found, "trust").into_iter().map(|(state, _)| state).collect();
+        assert_eq!(states, [State::Warning, State::Ok]);
     }
 
     #[test]

@@ -185,12 +185,20 @@ fn overview(fleet: &GetFleetResponse, look: Look, now: jiff::Timestamp) -> Strin
             field("rollout", &line, words::state_paint(rollout.state()));
         }
     }
+    if let Some(last) = fleet.last_rollout.as_ref().filter(|last| !last.verdict_line.is_empty()) {
+        let when = duration::ago(last.changed_at.as_ref(), now);
+        field("last", &format!("{} ({when})", last.verdict_line), words::state_paint(last.state()));
+    }
     let healthy = fleet.nodes.iter().filter(|node| node.health == "healthy").count();
     let connected = fleet.agents.iter().filter(|agent| agent.connected).count();
     field("agents", &format!("{connected} of {} connected", fleet.agents.len()), Paint::Plain);
     field("nodes", &format!("{healthy} of {} healthy", fleet.nodes.len()), Paint::Plain);
     for alarm in &fleet.alarms {
         field("alarm", alarm, Paint::Bad);
+    }
+    // What is under way goes before what is over.
+    if let Some(next) = fleet.rollout.as_ref().or(fleet.last_rollout.as_ref()).and_then(words::next_step) {
+        field("next", &next, Paint::Plain);
     }
     if !fleet.agents.is_empty() {
         let mut table = Table::new(["AGENT", "REGION", "STATE", "HEARD", "PROXIES", "FLOOR", "BUILD"]);
@@ -397,6 +405,7 @@ mod tests {
             nodes: vec![node("edge-1", "healthy"), Node { cordoned: true, ..node("edge-2", "not_ready") }],
             rollout: None,
             alarms: vec!["edge-2 has not been ready for 40s".into()],
+            last_rollout: None,
         };
         let now = jiff::Timestamp::new(1_000, 0).unwrap();
         insta::assert_snapshot!(overview(&fleet, Look { colour: false, wide: false }, now));

@@ -46,14 +46,19 @@ pub fn run(args: &HelpArgs, printer: &Printer) -> Result<(), Failure> {
 fn code(word: &str, printer: &Printer) -> Result<(), Failure> {
     if word == "codes" {
         let width = codes::CODES.iter().map(|row| row.code.len()).max().unwrap_or(0);
-        let lines = codes::CODES.iter().map(|row| format!("{:width$}  {}\n", row.code, row.means));
+        let problems = codes::CODES.iter().map(|row| (row.code, row.means));
+        let refused = codes::REFUSALS.iter().map(|row| (row.code, row.means));
+        let lines = problems.chain(refused).map(|(code, means)| format!("{code:width$}  {means}\n"));
         return printer.text(&lines.collect::<String>());
     }
     // As it stands in a problem: `error[unknown_key]`.
     let name = word.trim_start_matches("error").trim_start_matches("warning").trim_matches(['[', ']', '`']);
-    match codes::find(&name.to_ascii_lowercase().replace('-', "_")) {
-        Some(row) => printer.text(&row.page()),
-        None => Err(unknown(word)),
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    let problem = codes::find(&name).map(codes::Code::page);
+    let refused = codes::find_refusal(&name).map(|row| row.page());
+    match problem.into_iter().chain(refused).collect::<Vec<_>>() {
+        pages if pages.is_empty() => Err(unknown(word)),
+        pages => printer.text(&pages.join("\n")),
     }
 }
 

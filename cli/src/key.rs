@@ -21,8 +21,7 @@ Examples:
   sealane key show                                  whom the fleet trusts, and what that does not protect from
   sealane key rotate                                new keys in place of those that the authority holds
   sealane key generate --out ana.pem                a person's key; ana.pub is for handing around
-  sealane key rotate --add-release ana.pub --threshold release=2
-                                                    from now on each revision needs a person's signature";
+  sealane key rotate --add-release ana.pub          trusts it; then two signatures: see `key rotate --help`";
 
 const GENERATE_EXAMPLES: &str = "\
 Examples:
@@ -38,7 +37,9 @@ Examples:
 const ROTATE_EXAMPLES: &str = "\
 Examples:
   sealane key rotate                                new keys in place of those that the authority holds
-  sealane key rotate --add-release ana.pub --add-release bob.pub --threshold release=2
+  sealane key rotate --add-release ana.pub          trust it first: one signature is still enough
+  sealane revision approve r7 --key ana.pem         it signs what the fleet serves, so that new nodes can take it in
+  sealane key rotate --threshold release=2          from now on each revision needs two signatures
   sealane key rotate --plan-floor stages=2,bake=5m,first=5
   sealane key rotate --add-root safe.pub --threshold root=2 --out root-2.json
   sealane sign root-2.json --key safe.pem           where the key is kept
@@ -109,6 +110,9 @@ struct RotateArgs {
     /// Hand in a root that `sealane sign` has signed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["add_release", "add_root", "remove", "threshold", "plan_floor", "replace"])]
     apply: Option<PathBuf>,
+    /// In force at once although people have not signed what the fleet serves: for a key that was stolen
+    #[arg(long)]
+    even_if_unsigned: bool,
     /// Say what would happen, change nothing
     #[arg(long)]
     dry_run: bool,
@@ -249,6 +253,12 @@ fn show(trust: &v1::GetTrustResponse, format: Format, printer: &Printer) -> Resu
         if trust.approvals_min > 0 {
             out.push_str(&format!("{:<10} {} beside the author\n", "approvals", trust.approvals_min));
         }
+        if !trust.lacking.is_empty() {
+            out.push_str("\nAgents that start anew wait for signatures (`sealane revision approve REV --key FILE`):\n");
+            for sentence in &trust.lacking {
+                out.push_str(&format!("  - {}\n", clean(sentence)));
+            }
+        }
         if !trust.unprotected.is_empty() {
             out.push_str("\nThis does not protect from:\n");
             for sentence in &trust.unprotected {
@@ -290,7 +300,8 @@ async fn rotate(wanted: &RotateArgs, client: &ClientArgs, format: Format, printe
             return Ok(());
         }
         let server = client.connect(printer).await?;
-        let answer = server.call(server.trust().put_root(v1::PutRootRequest { root: Some(root.into()) })).await?;
+        let request = v1::PutRootRequest { root: Some(root.into()), even_if_unsigned: wanted.even_if_unsigned };
+        let answer = server.call(server.trust().put_root(request)).await?;
         let line = format!("trust root version {} is in force\n", answer.version);
         return printer.show(format, "PutRootResponse", &answer, || vec![answer.version.to_string()], |_| line);
     }
@@ -311,6 +322,7 @@ async fn rotate(wanted: &RotateArgs, client: &ClientArgs, format: Format, printe
         remove: wanted.remove.clone(),
         thresholds: wanted.threshold.iter().map(threshold).collect(),
         plan_floor: wanted.plan_floor.clone(),
+        even_if_unsigned: wanted.even_if_unsigned,
         dry_run: wanted.dry_run,
     };
     let server = client.connect(printer).await?;

@@ -41,7 +41,7 @@ pub struct PublishArgs {
     /// Prepare on every proxy, then wait for `sealane rollout promote`
     #[arg(long)]
     hold: bool,
-    /// Go on during a freeze; for incidents, and kept in the audit record
+    /// Go on during a freeze: needs a token of role incident, and is kept in the audit log
     #[arg(long)]
     override_freeze: bool,
     /// How careful the rollout is

@@ -340,13 +340,16 @@ async fn approve(client: &ClientArgs, wanted: &ApproveArgs, format: Format, prin
     let answer = server.call(server.config().approve(request)).await?;
     let revision = answer.revision.ok_or_else(|| incomplete("revision"))?;
     let shown = name(&revision);
+    // What is rolled out already gets a signature, and does not begin again.
+    let begins = revision.waits_for.is_empty() && revision.state == "queued";
     let line = match (revision.waits_for.is_empty(), wanted.dry_run) {
-        (true, true) => format!("{shown} would be released"),
-        (true, false) => format!("{shown} is released"),
+        (true, true) if begins => format!("{shown} would be released"),
+        (true, false) if begins => format!("{shown} is released"),
+        (true, _) => format!("{shown} has {} of {} signatures", revision.signed_by.len(), revision.signatures_min),
         (false, _) => format!("{shown} still waits: {}", clean(&revision.waits_for.join(", "))),
     };
     printer.show(format, "Revision", &revision, || vec![shown.clone()], |_| line + "\n")?;
-    if revision.waits_for.is_empty() && !wanted.dry_run && matches!(format, Format::Human | Format::Wide) {
+    if begins && !wanted.dry_run && matches!(format, Format::Human | Format::Wide) {
         printer.hint(&format!("`sealane rollout watch {shown}` follows it to its verdict"));
     }
     Ok(())

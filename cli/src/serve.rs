@@ -11,9 +11,10 @@ use sealane_model::config::ListenAddress;
 use sealane_model::parse::parse_plan;
 use sealane_model::plan::Plan;
 use sealane_model::problem;
+use sealane_proxy::control::cold_start::{self, COLD_START};
 use sealane_proxy::control::{self, AgentAddress, Control, ControlSettings};
 use sealane_proxy::proxy::Proxy;
-use sealane_proxy::settings::ListenFlag;
+use sealane_proxy::settings::{ListenFlag, Program, Settings};
 use tracing::{info, warn};
 
 use crate::agent_rollback::{self, RollbackArgs};
@@ -313,6 +314,9 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
         trust,
         data,
     };
+    if let Ok(value) = std::env::var(COLD_START) {
+        return cold_start(&value, own, &settings).await;
+    }
     let mut signals = stop_signals()?;
     let handover = match args.handover {
         Some(path) if path.as_os_str() == "off" => None,
@@ -321,6 +325,7 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
     };
     let mut upgrade = Upgrade::begin(handover.as_deref())?;
     own.inherited = upgrade.inherited.clone();
+    own.program = upgrade.program().map(|path| Program { path, arguments: std::env::args_os().skip(1).collect() });
     let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;
     let mut control = attach(&proxy, &settings).await?;
     info!(id = %control.id(), "proxy started");
@@ -352,6 +357,16 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
     signals::drain(&proxy, stop).await;
     control.stop().await;
     Ok(())
+}
+
+/// A proxy of this state directory asks whether it would start from disk: this process shows it, and ends.
+async fn cold_start(value: &str, own: Settings, settings: &ControlSettings) -> Result<(), Failure> {
+    let asked = cold_start::Asked::begin(value).map_err(|error| failed("cannot try a start from disk", error))?;
+    let own = Settings { admin: None, inherited: asked.sockets.clone(), ..own };
+    let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;
+    let served = asked.serve(&proxy, &settings.data).await;
+    signals::drain(&proxy, Stop::Replaced).await;
+    served.map_err(|error| failed("cannot try a start from disk", error))
 }
 
 async fn attach(proxy: &Proxy, settings: &ControlSettings) -> Result<Control, Failure> {

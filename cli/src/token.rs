@@ -94,6 +94,8 @@ enum Role {
     Operator,
     /// Publish as well
     Publisher,
+    /// Publish through a freeze as well, and end one early
+    Incident,
     /// Everything
     Admin,
     /// Enrol and run an agent
@@ -108,6 +110,7 @@ impl Role {
             Self::Viewer => "viewer",
             Self::Operator => "operator",
             Self::Publisher => "publisher",
+            Self::Incident => "incident",
             Self::Admin => "admin",
             Self::Agent => "agent",
             Self::Sandbox => "sandbox",

@@ -87,6 +87,11 @@ impl Upgrade {
         }
     }
 
+    /// The program's file.
+    pub(crate) fn program(&self) -> Option<PathBuf> {
+        self.program.clone()
+    }
+
     fn start_next(&self) {
         let Some(program) = &self.program else {
             warn!("cannot tell which program to start");

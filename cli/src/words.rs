@@ -173,9 +173,21 @@ pub(crate) fn verdict(rollout: &Rollout) -> String {
 pub(crate) fn next_step(rollout: &Rollout) -> Option<String> {
     let name = revision(rollout.revision);
     match rollout.state() {
-        RolloutState::Held => Some(format!(
-            "`sealane rollout promote {name}` goes on, `retry {name}` tries the stage again, `abort {name}` goes back"
-        )),
+        RolloutState::Held => {
+            let by_itself = match rollout.reason.as_ref().map_or("", |reason| reason.gate.as_str()) {
+                "silence" | "absent" => "it goes on by itself when they are back; else ",
+                "environment" => "it goes on by itself when the other proxies are fine again; else ",
+                "not_confirmed" => {
+                    "it goes on by itself when they confirm (`sealane fleet nodes` says what they serve); else "
+                }
+                "no_data" => "let there be traffic, then retry; else ",
+                _ => "",
+            };
+            Some(format!(
+                "{by_itself}`sealane rollout promote {name}` goes on, `retry {name}` tries the stage again, `abort {name}` \
+                 goes back"
+            ))
+        }
         RolloutState::Paused => Some(format!("`sealane rollout resume {name}` goes on, `abort {name}` goes back")),
         RolloutState::Rejected => {
             Some("correct the file, check it with `sealane validate FILE`, and publish it again".into())

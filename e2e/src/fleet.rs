@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::load;
 use crate::process::{Finished, Process, finish};
+use crate::relay::Relay;
 use crate::wait;
 
 /// A rollout plan that is quick enough for tests: canary, half, all.
@@ -35,6 +36,10 @@ pub struct Agent {
     pub data: PathBuf,
     /// Where its HTTP address is.
     pub http: SocketAddr,
+    /// Where its proxies find it.
+    pub grpc: SocketAddr,
+    /// Its way to the authority.
+    pub link: Relay,
 }
 
 /// A proxy.
@@ -101,7 +106,15 @@ impl Fleet {
     /// # Panics
     /// If something does not start.
     pub async fn start(program: &Path, regions: &[&str], per_agent: usize) -> Self {
-        let directory = TempDir::new().expect("a temporary directory");
+        Self::start_in(TempDir::new().expect("a temporary directory"), program, regions, per_agent).await
+    }
+
+    /// The same in a directory that a test has made ready. The authority's state is in `authority`, an agent's in
+    /// `agent-REGION`, a proxy's in `proxy-REGION-N/state`.
+    ///
+    /// # Panics
+    /// If something does not start.
+    pub async fn start_in(directory: TempDir, program: &Path, regions: &[&str], per_agent: usize) -> Self {
         let root = directory.path();
         let (grpc, http) = (free_address(), free_address());
         std::fs::write(root.join("plan.yaml"), QUICK_PLAN).expect("plan file");
@@ -166,6 +179,7 @@ impl Fleet {
         std::fs::write(root.join(format!("{region}.token")), token.stdout.trim()).expect("token file");
         let name = format!("agent-{region}");
         let (grpc, http) = (free_address(), free_address());
+        let link = Relay::start(self.grpc).await;
         let process = Process::start(
             &self.program,
             &root,
@@ -173,7 +187,7 @@ impl Fleet {
             &[
                 "agent",
                 "--authority",
-                &format!("http://{}", self.grpc),
+                &format!("http://{}", link.address()),
                 "--region",
                 region,
                 "--trust",
@@ -190,37 +204,45 @@ impl Fleet {
                 &http.to_string(),
             ],
         );
-        self.agents.push(Agent { process, data: root.join(&name), http });
+        self.agents.push(Agent { process, data: root.join(&name), http, grpc, link });
         for number in 0..proxies {
-            let id = format!("proxy-{region}-{number}");
-            let (address, admin) = (free_address(), free_address());
-            // A directory of its own, so that a relative path in a config can exist for one proxy and not for another.
-            let home = root.join(&id);
-            std::fs::create_dir_all(&home).expect("a directory for the proxy");
-            let process = Process::start(
-                &self.program,
-                &home,
-                &root.join(format!("{id}.log")),
-                &[
-                    "proxy",
-                    "--agent",
-                    &format!("http://{grpc}"),
-                    "--trust",
-                    "../authority/trust.json",
-                    "--data",
-                    "state",
-                    "--id",
-                    &id,
-                    "--http-addr",
-                    &address.to_string(),
-                    "--admin-addr",
-                    &admin.to_string(),
-                    "--threads",
-                    "1",
-                ],
-            );
-            self.proxies.push(Proxy { process, data: home.join("state"), id, address, admin });
+            self.add_proxy(grpc, &format!("proxy-{region}-{number}"));
         }
+    }
+
+    /// Starts a proxy beside the agent that listens at `agent`.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn add_proxy(&mut self, agent: SocketAddr, id: &str) {
+        let root = self.path().to_owned();
+        let (address, admin) = (free_address(), free_address());
+        // A directory of its own, so that a relative path in a config can exist for one proxy and not for another.
+        let home = root.join(id);
+        std::fs::create_dir_all(&home).expect("a directory for the proxy");
+        let process = Process::start(
+            &self.program,
+            &home,
+            &root.join(format!("{id}.log")),
+            &[
+                "proxy",
+                "--agent",
+                &format!("http://{agent}"),
+                "--trust",
+                "../authority/trust.json",
+                "--data",
+                "state",
+                "--id",
+                id,
+                "--http-addr",
+                &address.to_string(),
+                "--admin-addr",
+                &admin.to_string(),
+                "--threads",
+                "1",
+            ],
+        );
+        self.proxies.push(Proxy { process, data: home.join("state"), id: id.to_owned(), address, admin });
     }
 
     /// Runs a command of the CLI against this fleet's authority.

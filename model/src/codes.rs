@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 
 use crate::problem::Severity;
 
+pub use self::refusals::{REFUSALS, Refusal};
 pub use self::table::CODES;
 
+mod refusals;
 mod table;
 
 /// One code.
@@ -36,10 +38,16 @@ pub fn find(code: &str) -> Option<&'static Code> {
     CODES.iter().find(|row| row.code == code)
 }
 
+/// The row of a refused bundle's code.
+#[must_use]
+pub fn find_refusal(code: &str) -> Option<&'static Refusal> {
+    REFUSALS.iter().find(|row| row.code == code)
+}
+
 /// The code nearest to what somebody typed.
 #[must_use]
 pub fn nearest(code: &str) -> Option<&'static str> {
-    crate::parse::nearest_name(code, CODES.iter().map(|row| row.code))
+    crate::parse::nearest_name(code, CODES.iter().map(|row| row.code).chain(REFUSALS.iter().map(|row| row.code)))
 }
 
 impl Code {
@@ -93,6 +101,14 @@ pub fn reference() -> String {
                 write!(out, "\n{title}:\n\n```text\n{example}\n```\n").expect("a string takes any text");
             }
         }
+    }
+    out.push_str(
+        "\n# Codes of refused bundles\n\nWhat an agent or a proxy refuses is counted by code in its metrics, and shown by \
+         `sealane fleet status` and `sealane check`. Nothing changes there, and what runs goes on.\n\n\
+         | code | what it means | what to do |\n|---|---|---|\n",
+    );
+    for row in REFUSALS {
+        writeln!(out, "| `{}` | {} | {} |", row.code, row.means, row.next).expect("a string takes any text");
     }
     out
 }

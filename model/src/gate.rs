@@ -42,6 +42,9 @@ pub struct Judged {
     /// How many times worse than control the cohort would have to be to be seen with so much traffic. `None`: not a
     /// comparison, or nothing would be seen.
     pub detects: Option<f64>,
+    /// How many times worse it should be able to see, as the plan says or as is usual for its share of the traffic;
+    /// `None`: nothing is asked of this gate. One that sees less is weaker than it looks.
+    pub wants: Option<f64>,
     /// There is no control now: what is compared with is older.
     pub weaker: bool,
     /// How it came out.

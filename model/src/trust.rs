@@ -136,6 +136,14 @@ impl RootDocument {
         wire::decode(&envelope.payload)
     }
 
+    /// The keys of `role` that signed `envelope`, each once, and how many are due. Says nothing about what was signed:
+    /// for showing how far an envelope is.
+    #[must_use]
+    pub fn signers_of(&self, envelope: &Envelope, role: Role) -> (Vec<KeyId>, u32) {
+        let trusted = self.roles.iter().find(|one| one.role == role).filter(|_| envelope.check_caps().is_ok());
+        trusted.map_or((Vec::new(), 0), |trusted| (self.signers(trusted, envelope), trusted.threshold))
+    }
+
     /// Checks caps, type and that distinct keys of `role` meet its threshold. The payload stays unparsed.
     fn verify(&self, envelope: &Envelope, payload_type: PayloadType, role: Role) -> Result<(), VerifyError> {
         let what = payload_type.noun();
@@ -208,12 +216,10 @@ impl TrustRoot {
         Ok(Self { document, envelope: envelope.clone() })
     }
 
-    /// The keys of `role` that signed `envelope`, each once, and how many are due. Says nothing about what was signed:
-    /// for showing how far an envelope is.
+    /// As [`RootDocument::signers_of`].
     #[must_use]
     pub fn signers(&self, envelope: &Envelope, role: Role) -> (Vec<KeyId>, u32) {
-        let trusted = self.document.roles.iter().find(|one| one.role == role).filter(|_| envelope.check_caps().is_ok());
-        trusted.map_or((Vec::new(), 0), |trusted| (self.document.signers(trusted, envelope), trusted.threshold))
+        self.document.signers_of(envelope, role)
     }
 
     /// What it says.

@@ -38,6 +38,7 @@ use crate::proxy::Proxy;
 mod apply;
 mod backoff;
 mod blobs;
+pub mod cold_start;
 mod command;
 mod disk;
 mod link;
@@ -211,6 +212,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         sandbox_again: false,
         sandboxes,
         base,
+        rehearsal: None,
     };
     let metrics =
         ControlMetrics { status: seen.clone(), attached: attached.clone(), refusals: measure.refusals.clone() };

@@ -109,7 +109,7 @@ impl Offer {
 }
 
 /// A process of the same user that asks; one that only looks whether anybody listens does not.
-async fn admit(mut stream: tokio::net::UnixStream) -> Option<UnixStream> {
+pub(crate) async fn admit(mut stream: tokio::net::UnixStream) -> Option<UnixStream> {
     if !stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw()) {
         warn!("a process of another user asked to take over and was refused");
         return None;
@@ -138,9 +138,22 @@ impl Successor {
 }
 
 fn give(mut stream: &UnixStream, sockets: &[TcpListener], path: &Path) -> io::Result<()> {
+    send(stream, sockets)?;
+    stream.set_read_timeout(Some(READY_TIMEOUT))?;
+    let mut answer = [0];
+    stream.read_exact(&mut answer)?;
+    if answer != *b"r" {
+        return Err(io::Error::other("unexpected answer"));
+    }
+    // Room for the successor's own offer.
+    remove(path)?;
+    stream.write_all(b"d")
+}
+
+/// Sends sockets, and that these were all. Blocks.
+pub(crate) fn send(mut stream: &UnixStream, sockets: &[TcpListener]) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(STEP_TIMEOUT))?;
-    stream.set_read_timeout(Some(READY_TIMEOUT))?;
     for socket in sockets {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -150,15 +163,7 @@ fn give(mut stream: &UnixStream, sockets: &[TcpListener], path: &Path) -> io::Re
         }
         sendmsg(stream, &[IoSlice::new(b"s")], &mut control, SendFlags::NOSIGNAL)?;
     }
-    stream.write_all(b"e")?;
-    let mut answer = [0];
-    stream.read_exact(&mut answer)?;
-    if answer != *b"r" {
-        return Err(io::Error::other("unexpected answer"));
-    }
-    // Room for the successor's own offer.
-    remove(path)?;
-    stream.write_all(b"d")
+    stream.write_all(b"e")
 }
 
 /// The sockets of the process that ran before, and the promise to tell it once they are served.
@@ -181,7 +186,8 @@ pub fn take(path: &Path) -> Result<Option<Takeover>, HandoverError> {
     Ok(Some(Takeover { stream, path: path.to_owned(), sockets: Inherited::new(sockets) }))
 }
 
-fn receive(stream: &UnixStream) -> io::Result<Vec<TcpListener>> {
+/// Asks for sockets and takes them. Blocks.
+pub(crate) fn receive(stream: &UnixStream) -> io::Result<Vec<TcpListener>> {
     stream.set_write_timeout(Some(STEP_TIMEOUT))?;
     stream.set_read_timeout(Some(STEP_TIMEOUT))?;
     (&*stream).write_all(b"t")?;
@@ -219,7 +225,8 @@ impl Takeover {
     }
 }
 
-fn remove(path: &Path) -> io::Result<()> {
+/// Removes a socket's file, if there is one.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

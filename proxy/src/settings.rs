@@ -1,5 +1,6 @@
 //! A proxy process's own flags, as a value. Where they come from (command line, environment) is the caller's business.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -36,6 +37,17 @@ pub struct Settings {
     pub inherited: Inherited,
     /// What the program that uses this crate does with requests and answers.
     pub hooks: Hooks,
+    /// How a fresh process of this program is started, to try a start from disk; `None`: content on disk is only read.
+    pub program: Option<Program>,
+}
+
+/// How a fresh process of this program is started.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The file, which may be another one by now than the one that runs.
+    pub path: PathBuf,
+    /// Without the program's own name.
+    pub arguments: Vec<OsString>,
 }
 
 impl Default for Settings {
@@ -53,6 +65,7 @@ impl Default for Settings {
             shutdown: None,
             inherited: Inherited::default(),
             hooks: Hooks::default(),
+            program: None,
         }
     }
 }

@@ -66,6 +66,9 @@ impl Bench {
         assert!(!report.alarm.is_empty());
         assert_eq!(report.state_version, 7);
         assert_eq!(before, self.state(), "the state directory is the same to the byte");
+        let metrics = crate::http::get(self.agent.http_addr(), "/metrics", "localhost").await;
+        let line = format!("sealane_agent_refused_bundles_total{{code=\"{code}\"}} 1");
+        assert!(metrics.contains(&line), "{metrics}");
         assert_eq!(told, *self.proxy.desired.borrow(), "the proxy was told nothing");
         self.agent.stop().await;
     }

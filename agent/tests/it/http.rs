@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use crate::fake::{Authority, Fleet, settings};
 
-async fn get(address: std::net::SocketAddr, path: &str, host: &str) -> String {
+pub(crate) async fn get(address: std::net::SocketAddr, path: &str, host: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -120,13 +120,20 @@ impl Rollout {
         if self.look.verdict == Some(Verdict::Suspect) && self.subject.plan.on_no_data != OnNoData::Rollback {
             return self.hold("suspect", "what it does is suspect, and the evidence did not clear it in time", &[]);
         }
-        let (gate, message) = if is_quiet {
-            ("no_data", "too few requests to judge it by the deadline")
-        } else {
-            ("deadline", "it did not get through its bake by the deadline")
+        let (had, needed) =
+            (self.look.judged.iter().map(|gate| gate.sample).max().unwrap_or(0), self.subject.plan.requests_min);
+        let (gate, message) = match is_quiet {
+            true if had < needed.max(1) => (
+                "no_data",
+                format!("only {had} of the {needed} requests that it needs to be judged came by the deadline"),
+            ),
+            true => {
+                ("no_data", "too few requests came by the deadline to see what the plan's `detect` wants".to_owned())
+            }
+            false => ("deadline", "it did not get through its bake by the deadline".to_owned()),
         };
         match self.subject.plan.on_no_data {
-            OnNoData::Hold => self.hold(gate, message, &[]),
+            OnNoData::Hold => self.hold(gate, &message, &[]),
             OnNoData::Proceed if is_quiet && self.record.phase == Phase::FinalBake => {
                 What::Promoted { actor: "the plan's on_no_data".to_owned() }
             }
@@ -134,8 +141,8 @@ impl Rollout {
                 why: "no data by the deadline, and the plan says to proceed".to_owned(),
                 gates: self.look.gates.clone(),
             },
-            OnNoData::Proceed => self.hold(gate, message, &[]),
-            OnNoData::Rollback => self.roll_back(self.reason(gate, message, &[]), End::RolledBack),
+            OnNoData::Proceed => self.hold(gate, &message, &[]),
+            OnNoData::Rollback => self.roll_back(self.reason(gate, &message, &[]), End::RolledBack),
         }
     }
 

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::board::{Board, Candidate, Desired, Shown};
-use super::event::{Event, What};
+use super::event::{Event, Reason, What};
 use super::machine::{Action, Command, ENDED_MAX, Input, Machine, Refusal, Rollout, Timing};
 use super::record::Phase;
 use super::subject::Subject;
@@ -291,10 +291,32 @@ impl Driver {
 
     fn log(&self, steps: &Steps) {
         for row in &steps.events {
-            info!(revision = row.revision, kind = row.kind, "rollout moved");
-            if row.kind == "rolling_back"
-                && let Ok(Event { what: What::RollingBack { reason, .. }, .. }) = Event::from_json(&row.body)
-            {
+            let (revision, kind) = (row.revision, row.kind);
+            let Ok(Event { what, .. }) = Event::from_json(&row.body) else { continue };
+            match &what {
+                What::RollingBack { reason, .. } | What::Held { reason, .. } | What::Rejected { reason, .. } => {
+                    let Reason { gate, stage, message, .. } = reason;
+                    warn!(revision, kind, gate, stage, why = message, "rollout moved");
+                }
+                What::StageOpened(opened) => {
+                    let (wave, stage, proxies) = (opened.wave, opened.stage, opened.cohort.len());
+                    info!(revision, kind, wave, stage, proxies, "rollout moved");
+                }
+                What::Completed { line, .. } | What::Ended { line, .. } => {
+                    info!(revision, kind, verdict = line, "rollout moved");
+                }
+                What::StagePassed { why, .. } | What::Released { why } => info!(revision, kind, why, "rollout moved"),
+                What::Promoted { actor }
+                | What::Retried { actor }
+                | What::Paused { actor }
+                | What::Resumed { actor } => {
+                    info!(revision, kind, actor, "rollout moved");
+                }
+                What::Queued { .. } | What::Preparing { .. } | What::FinalBake => {
+                    info!(revision, kind, "rollout moved")
+                }
+            }
+            if let What::RollingBack { reason, .. } = &what {
                 self.counters.rolled_back(&reason.gate);
             }
         }
@@ -330,16 +352,12 @@ impl Driver {
         let mut candidate = None;
         if let Some((revision, paused)) = offered {
             let release = self.release(revision).await?.0;
-            let release = self.signer.freshen_release(release);
             let grants = self.store.grants(revision).await?;
             let grants = grants.into_iter().map(|grant| self.signer.freshen_grant(grant)).collect();
             candidate = Some(Candidate { release, grants, paused });
         }
         let stable = match stable {
-            Some(stable) => {
-                let release = self.release(stable.revision).await?.0;
-                Some(self.signer.freshen_release(release))
-            }
+            Some(stable) => Some(self.release(stable.revision).await?.0),
             None => None,
         };
         // One that still waits for people is not offered, so it is no head either.

@@ -185,6 +185,8 @@ pub(crate) struct GateRecord {
     #[serde(default)]
     pub(crate) detects: Option<f64>,
     #[serde(default)]
+    pub(crate) wants: Option<f64>,
+    #[serde(default)]
     pub(crate) weaker: bool,
     /// `pass`, `fail`, `suspect`, `environment`, `not_enough_data`
     pub(crate) outcome: String,
@@ -259,6 +261,7 @@ impl From<&Judged> for GateRecord {
             bad: judged.bad,
             control_bad: judged.control_bad,
             detects: judged.detects,
+            wants: judged.wants,
             weaker: judged.weaker,
             outcome: judged.outcome.as_str().to_owned(),
         }

@@ -178,8 +178,11 @@ impl Rollout {
             }
             return self.past_deadline(world).then(|| self.hold("deadline", "no proxy is connected", &[]));
         }
+        // A person may waive what is waited for, not a freeze.
+        let frozen = self.frozen(world);
         if self.record.waived {
-            return self.open(world, &alive, 0, 0);
+            self.look.doing = frozen.clone().unwrap_or_default();
+            return if frozen.is_some() { None } else { self.open(world, &alive, 0, 0) };
         }
         if is_too_many {
             let message = format!(
@@ -201,7 +204,7 @@ impl Rollout {
         if self.record.hold {
             return Some(self.hold("hold", "held by the publisher", &[]));
         }
-        if let Some(freeze) = self.frozen(world) {
+        if let Some(freeze) = frozen {
             self.look.doing = freeze;
             return None;
         }

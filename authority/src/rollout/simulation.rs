@@ -7,101 +7,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealane_model::gate::{self, Entry, Verdict};
+use sealane_model::gate::{self, Verdict};
 use sealane_model::ids::{Digest, Epoch, ProxyId, Revision};
 use sealane_model::plan::{OnNoData, Plan, StagePlan, Wave};
 use sealane_model::release::ChangeClass;
 use sealane_proto::v1;
 
-use super::event::{Event, Stable, StageOpened, What};
+use super::event::{Course, Event, What};
 use super::machine::{Action, Command, Input, Machine, Remembered, Timing, Verb, millis};
 use super::record::Record;
 use super::subject::Subject;
 use crate::fleet::{Freeze, Live};
+
+mod cast;
+
+use cast::{Agent, Desired, Dice, Disk, Nature, Proxy};
 
 /// Schedules that are played when nobody says how many.
 const SCHEDULES: u64 = 2_000;
 /// Ticks of a schedule in which anything may go wrong, and of the calm in which everything must end.
 const STORM_TICKS: u64 = 120;
 const CALM_TICKS: u64 = 400;
-
-struct Dice(u64);
-
-impl Dice {
-    /// splitmix64
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, end: u64) -> u64 {
-        self.roll() % end
-    }
-
-    fn percent(&mut self, chance: u64) -> bool {
-        self.below(100) < chance
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Nature {
-    refuses: bool,
-    fails_percent: u64,
-    /// One in so many ticks; 0: never.
-    dies: u64,
-    stuck: bool,
-    /// It keeps traffic away.
-    starved: bool,
-    /// One in so many ticks it is not ready; 0: never.
-    flaps: u64,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Proxy {
-    id: String,
-    instance: u64,
-    active: Option<Digest>,
-    prepared: Option<Digest>,
-    deaths: u32,
-    counts: BTreeMap<Digest, (u64, u64)>,
-    silent_until: u64,
-    draining: bool,
-    flapped: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Desired {
-    version: u64,
-    stable: Option<Digest>,
-    candidate: Option<(Digest, Vec<StageOpened>, bool)>,
-    withdrawn: BTreeSet<Digest>,
-}
-
-#[derive(Debug, Default)]
-struct Agent {
-    id: String,
-    region: String,
-    proxies: Vec<Proxy>,
-    desired: Desired,
-    away_until: u64,
-    local_rollback: Option<Digest>,
-    /// A report that is still under way.
-    late: Option<v1::ReportRequest>,
-}
-
-/// What the store would hold.
-#[derive(Default)]
-struct Disk {
-    subjects: BTreeMap<u64, Arc<Subject>>,
-    events: BTreeMap<u64, Vec<Event>>,
-    evidence: BTreeMap<u64, Vec<Entry>>,
-    /// In the order in which they were stored.
-    order: Vec<(u64, What)>,
-    grants: Vec<(u64, u64)>,
-}
 
 struct World {
     dice: Dice,
@@ -115,46 +41,10 @@ struct World {
     /// When this machine began: a bake may only count what it saw.
     restarted_ms: u64,
     storm: bool,
-}
-
-impl Disk {
-    fn remembered(&self) -> Remembered {
-        let ends = |what: &What| matches!(what, What::Completed { .. } | What::Rejected { .. } | What::Ended { .. });
-        let mut withdrawn: Vec<u64> = Vec::new();
-        let mut stable = None;
-        for (revision, what) in &self.order {
-            match what {
-                What::Completed { .. } => {
-                    stable = Some(Stable { revision: *revision, digest: self.subjects[revision].digest });
-                }
-                What::RollingBack { .. } | What::Rejected { .. } => withdrawn.push(*revision),
-                _ => {}
-            }
-        }
-        let went_back: BTreeSet<u64> = self
-            .order
-            .iter()
-            .filter(|(_, what)| matches!(what, What::RollingBack { .. }))
-            .map(|(revision, _)| *revision)
-            .collect();
-        let void = self.grants.iter().filter(|(_, revision)| went_back.contains(revision)).map(|(one, _)| *one).max();
-        Remembered {
-            stable,
-            withdrawn: withdrawn.iter().rev().map(|revision| self.subjects[revision].digest).collect(),
-            open: self
-                .events
-                .iter()
-                .filter(|(_, events)| !events.iter().any(|event| ends(&event.what)))
-                .map(|(revision, events)| {
-                    let evidence = self.evidence.get(revision).cloned().unwrap_or_default();
-                    (Arc::clone(&self.subjects[revision]), events.clone(), evidence)
-                })
-                .collect(),
-            sequence: self.grants.iter().map(|(sequence, _)| *sequence).max().unwrap_or(0),
-            sequence_min: void.map_or(0, |sequence| sequence + 1),
-            version: self.order.len() as u64,
-        }
-    }
+    /// Until then every proxy fails, whatever it serves.
+    trouble_until: u64,
+    /// Revisions that somebody reported to start from disk.
+    rehearsed: BTreeSet<Digest>,
 }
 
 impl World {
@@ -183,6 +73,8 @@ impl World {
             timing,
             restarted_ms: 1_000_000,
             storm: true,
+            trouble_until: 0,
+            rehearsed: BTreeSet::new(),
         }
     }
 
@@ -194,10 +86,12 @@ impl World {
                 4..7 => self.press(),
                 7..9 => self.restart(),
                 9 => self.join(),
+                10 => self.leave(),
                 _ => {}
             }
         }
         self.storm = false;
+        self.trouble_until = 0;
         self.natures.values_mut().for_each(|nature| *nature = Nature::default());
         for agent in &mut self.agents {
             agent.away_until = 0;
@@ -233,6 +127,8 @@ impl World {
                 continue;
             }
             let report = self.report(at);
+            let good = self.agents[at].proxies.iter().filter_map(|proxy| proxy.rehearsed.filter(|(_, good)| *good));
+            self.rehearsed.extend(good.map(|(digest, _)| digest));
             let region = self.agents[at].region.clone();
             self.live.hear(self.now_ms, &report, Some(&region)).unwrap();
             if !self.storm {
@@ -268,6 +164,15 @@ impl World {
             let at = self.dice.below(self.agents.len() as u64) as usize;
             self.agents[at].away_until = self.now_ms + self.dice.below(150_000);
         }
+        if self.storm && self.dice.percent(1) {
+            // A whole region is cut off.
+            let region = self.agents[self.dice.below(self.agents.len() as u64) as usize].region.clone();
+            let until_ms = self.now_ms + self.dice.below(90_000);
+            self.agents.iter_mut().filter(|agent| agent.region == region).for_each(|agent| agent.away_until = until_ms);
+        }
+        if self.storm && self.dice.percent(1) {
+            self.trouble_until = self.now_ms + self.dice.below(30_000);
+        }
         self.live.forget(self.now_ms);
         self.step(Input::Tick);
     }
@@ -276,6 +181,7 @@ impl World {
     fn work(&mut self, at: usize) {
         let numbers: BTreeMap<Digest, u64> =
             self.disk.subjects.iter().map(|(revision, subject)| (subject.digest, *revision)).collect();
+        let is_trouble = self.trouble_until > self.now_ms;
         let (dice, natures, subjects, now_ms) = (&mut self.dice, &self.natures, &self.disk.subjects, self.now_ms);
         let nature = |digest: &Digest| natures.get(&numbers[digest]).copied().unwrap_or_default();
         let agent = &mut self.agents[at];
@@ -307,6 +213,13 @@ impl World {
             if target.is_some() && proxy.active != target {
                 proxy.active = target;
             }
+            // A cold start takes its time; the network may lose what came of it.
+            if let Some(active) = proxy.active.filter(|one| Some(*one) == candidate)
+                && subjects[&numbers[&active]].plan.cold_start_gate
+                && dice.below(4) == 0
+            {
+                proxy.rehearsed = Some((active, !nature(&active).dies_at_start));
+            }
             if let Some(active) = proxy.active {
                 let nature = nature(&active);
                 if nature.dies > 0 && dice.below(nature.dies) == 0 {
@@ -320,7 +233,7 @@ impl World {
                 } else {
                     let (requests, failed) = proxy.counts.entry(active).or_default();
                     *requests += if nature.starved { 0 } else { 50 };
-                    *failed += nature.fails_percent / 2;
+                    *failed += if is_trouble && !nature.starved { 15 } else { nature.fails_percent / 2 };
                     proxy.flapped = nature.flaps > 0 && dice.below(nature.flaps) == 0;
                 }
             }
@@ -355,6 +268,11 @@ impl World {
                 prepared_digest: proxy.prepared.map(|one| one.to_vec()).unwrap_or_default(),
                 refused_digest: refuses.map(|one| one.to_vec()).unwrap_or_default(),
                 deaths: proxy.deaths,
+                rehearsed_digest: proxy.rehearsed.map(|(one, _)| one.to_vec()).unwrap_or_default(),
+                rehearsal_problem: match proxy.rehearsed {
+                    Some((_, false)) => "it ended at once".to_owned(),
+                    _ => String::new(),
+                },
                 counts: proxy
                     .counts
                     .iter()
@@ -398,6 +316,7 @@ impl World {
             final_bake: Duration::from_secs(self.dice.below(4)),
             progress_deadline: Duration::from_secs(40 + self.dice.below(60)),
             on_no_data: OnNoData::ALL[self.dice.below(3) as usize],
+            cold_start_gate: self.dice.percent(20),
             ..Plan::default()
         };
         if self.dice.percent(30) {
@@ -418,8 +337,16 @@ impl World {
             3 => Nature { dies: 5, ..Nature::default() },
             4 => Nature { stuck: true, ..Nature::default() },
             5 => Nature { starved: true, ..Nature::default() },
-            // Two faults at once.
-            6 => Nature { fails_percent: 20, dies: 12, ..Nature::default() },
+            // Two faults at once, any two.
+            6 => Nature {
+                fails_percent: [0, 20][self.dice.below(2) as usize],
+                dies: [0, 12][self.dice.below(2) as usize],
+                starved: self.dice.percent(30),
+                flaps: [0, 3][self.dice.below(2) as usize],
+                dies_at_start: self.dice.percent(30),
+                ..Nature::default()
+            },
+            7 => Nature { dies_at_start: true, ..Nature::default() },
             _ => Nature { flaps, ..Nature::default() },
         };
         self.natures.insert(revision, nature);
@@ -433,8 +360,8 @@ impl World {
             message: String::new(),
         });
         let hold = self.dice.percent(10);
-        let supersede = self.dice.percent(25);
-        let queued = Event::new(self.now_ms, What::Queued { hold, supersede, override_freeze: false });
+        let (supersede, override_freeze) = (self.dice.percent(25), self.dice.percent(15));
+        let queued = Event::new(self.now_ms, What::Queued { hold, supersede, override_freeze });
         self.disk.subjects.insert(revision, Arc::clone(&subject));
         self.disk.events.insert(revision, vec![queued.clone()]);
         self.disk.order.push((revision, queued.what.clone()));
@@ -470,6 +397,14 @@ impl World {
         let is_new = self.agents.iter().all(|agent| agent.proxies.iter().all(|proxy| proxy.id != id));
         if is_new {
             self.agents[at].proxies.push(Proxy { id, instance: 1, ..Proxy::default() });
+        }
+    }
+
+    /// An agent and its proxies are gone for good, without a word.
+    fn leave(&mut self) {
+        if self.agents.len() > 1 {
+            let at = self.dice.below(self.agents.len() as u64) as usize;
+            self.agents.remove(at);
         }
     }
 
@@ -531,6 +466,10 @@ impl World {
         match &event.what {
             What::StageOpened(opened) => {
                 assert!(!taken_back, "r{revision} was granted after it was withdrawn");
+                let asks = record.course != Course::Revert && !record.override_freeze;
+                let last = record.stage().map(|last| (last.opened.wave, last.opened.stage));
+                let widens = last != Some((opened.wave, opened.stage));
+                assert!(!(asks && widens && self.live.frozen(event.at_ms).is_some()), "it widened during a freeze");
                 let cuts = record.stages.iter().filter(|one| one.opened.wave == opened.wave);
                 assert!(cuts.map(|one| one.opened.cut).all(|cut| cut <= opened.cut), "a cut shrank");
                 if let Some(last) = record.stage() {
@@ -547,6 +486,9 @@ impl World {
                 assert!(no_data || gates.iter().all(|gate| gate.outcome == "pass"), "{gates:?}");
                 assert!(no_data || gates.iter().any(|gate| gate.sample >= 60), "{gates:?}");
                 assert!(!record.paused && record.held.is_none(), "a stage passed while it was held or paused");
+                let subject = &self.disk.subjects[&revision];
+                let asks = subject.plan.cold_start_gate && record.stages.len() == 1;
+                assert!(no_data || !asks || self.rehearsed.contains(&subject.digest), "nobody started from disk");
                 assert!(
                     no_data || self.verdict(revision, event) == Verdict::Pass,
                     "the stored evidence says otherwise"

@@ -137,6 +137,7 @@ mod tests {
             bad: 0,
             control_bad: 0,
             detects: None,
+            wants: None,
             weaker: false,
             outcome: Outcome::Fail,
         };

@@ -201,6 +201,7 @@ pub(super) fn gate(gate: &GateRecord) -> v1::GateStatus {
         control_sample: gate.control_sample,
         outcome: gate.outcome.clone(),
         detects: gate.detects.unwrap_or(0.0),
+        wants: gate.wants.unwrap_or(0.0),
         weaker: gate.weaker,
         bad: gate.bad,
         control_bad: gate.control_bad,

@@ -56,20 +56,35 @@ impl FleetDesk {
             Some(row) if is_current => desk.tell(&row),
             None => {}
             // After a restore the fleet counts afresh: what agents saw in the epoch before is above what is known here.
-            Some(_) => {
-                let mut book = desk.book.lock().await;
-                let by = Actor("authority".to_owned());
-                let change = book.change().await;
-                let again = match change {
-                    Ok(change) => desk.publish(&mut book, change, &by, "sandbox_again", "sandboxes", Value::Null).await,
-                    Err(error) => Err(error),
-                };
-                if let Err(error) = again {
-                    error!(error = crate::error::chain(&error), "sandbox routes not signed anew");
-                }
-            }
+            Some(_) => desk.publish_again().await,
         }
         Ok(desk)
+    }
+
+    /// The trust root changed: what is offered is signed by the keys of today.
+    pub(crate) async fn sign_again(&self) {
+        let offered = self.board.desired().sandbox.clone();
+        if offered.is_some_and(|head| !self.signer.vouches(&head.release)) {
+            self.publish_again().await;
+        }
+    }
+
+    /// Whether there are no routes.
+    pub(crate) async fn is_empty(&self) -> bool {
+        self.book.lock().await.routes().next().is_none()
+    }
+
+    /// The same routes as a new revision.
+    async fn publish_again(&self) {
+        let mut book = self.book.lock().await;
+        let by = Actor("authority".to_owned());
+        let again = match book.change().await {
+            Ok(change) => self.publish(&mut book, change, &by, "sandbox_again", "sandboxes", Value::Null).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = again {
+            error!(error = crate::error::chain(&error), "sandbox routes not signed anew");
+        }
     }
 
     /// Ends routes whose time is over, until `stop`.

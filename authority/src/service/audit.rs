@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::{page_number, page_size};
 use crate::app::App;
+use crate::inspect::inspect;
 use crate::rollout::view::time;
 use crate::store::audit::AuditRow;
 
@@ -38,8 +39,10 @@ impl AuditService for Audit {
         _: Request<v1::VerifyAuditRequest>,
     ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
         let verdict = self.0.store.verify_audit().await?;
+        let problems = inspect(&self.0).await?;
         Ok(Response::new(v1::VerifyAuditResponse {
-            intact: verdict.broken_at.is_none(),
+            intact: verdict.broken_at.is_none() && problems.is_empty(),
+            problems,
             entries: verdict.entries,
             broken_at: verdict.broken_at.unwrap_or(0),
             head: hex(&verdict.head),

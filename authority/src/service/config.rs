@@ -15,14 +15,15 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::status;
+use super::status::{hinted, status};
 use super::{caller, page_number, page_size, problems};
 use crate::app::App;
 use crate::approve::{ApproveOrder, approve};
-use crate::auth::Caller;
+use crate::auth::{Caller, Role};
 use crate::publish::{self, PublishOrder, RollbackOrder, receipt};
 use crate::revision;
 use crate::rollout::subject::wave_of;
+use crate::store::audit::AuditEntry;
 
 mod explain;
 
@@ -88,6 +89,13 @@ impl ConfigService for Config {
 
     async fn publish(&self, request: Request<v1::PublishRequest>) -> Result<Response<v1::PublishResponse>, Status> {
         let caller = caller(&request)?;
+        if request.get_ref().override_freeze && caller.role < Role::Incident {
+            let role = caller.role.as_str();
+            self.refuse_override(&caller.name).await?;
+            let message = format!("to override a freeze needs role incident; the token has role {role}");
+            let hint = "`sealane token create --role incident` makes one; a roll back needs none of this";
+            return Err(hinted(Code::PermissionDenied, "NEEDS_INCIDENT", message, hint));
+        }
         let (actor, role) = (caller.name, caller.role.as_str());
         let request = request.into_inner();
         let receipt = receipt("Publish", &request.request_id, &request);
@@ -192,7 +200,7 @@ impl ConfigService for Config {
         let head = v1::ExportHead {
             revision: row.revision,
             roots: app.signer.roots().iter().map(|root| root.envelope().into()).collect(),
-            release: Some(app.signer.freshen_release(row.envelope).into()),
+            release: Some(row.envelope.into()),
             timestamp: Some(app.signer.timestamp(&desired, app.clock.now_ms()).into()),
             grants: app.store.grants(row.revision).await?.into_iter().map(Into::into).collect(),
             manifest,
@@ -226,6 +234,19 @@ impl ConfigService for Config {
 }
 
 impl Config {
+    /// A refusal is recorded like a deed.
+    async fn refuse_override(&self, actor: &str) -> Result<(), Status> {
+        let entry = AuditEntry {
+            at_ms: self.0.clock.now_ms(),
+            actor: actor.to_owned(),
+            action: "override_refused",
+            subject: "freeze".to_owned(),
+            digest: None,
+            detail: serde_json::json!({ "why": "to override a freeze needs role incident" }),
+        };
+        Ok(self.0.audit(&entry).await?)
+    }
+
     /// What the policies would say if this caller published this.
     async fn asked(&self, caller: &Caller, file: &str, text: &str) -> Result<Vec<Problem>, Status> {
         let order = PublishOrder {

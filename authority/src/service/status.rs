@@ -30,6 +30,12 @@ pub(crate) fn status(code: Code, reason: &str, message: impl Into<String>) -> St
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
 }
 
+/// The same with what to type next.
+pub(crate) fn hinted(code: Code, reason: &str, message: impl Into<String>, hint: impl Into<String>) -> Status {
+    let metadata = HashMap::from([("hint".to_owned(), hint.into())]);
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, metadata))
+}
+
 impl From<PublishError> for Status {
     fn from(error: PublishError) -> Self {
         let message = chain(&error);
@@ -80,6 +86,16 @@ impl From<TrustError> for Status {
             TrustError::NoSuchKey(_) => status(Code::NotFound, "NO_SUCH_KEY", message),
             TrustError::Unsound(_) => status(Code::FailedPrecondition, "ROOT_REFUSED", message),
             TrustError::NoTimestampKey => status(Code::FailedPrecondition, "NO_TIMESTAMP_KEY", message),
+            TrustError::Stranded { lacking, .. } => {
+                let name = lacking.first().map(|one| one.revision.to_string()).unwrap_or_default();
+                let hint = format!(
+                    "trust the new keys first (`sealane key rotate --add-release FILE`), have them sign what is served \
+                     (`sealane revision approve {name} --key FILE`), then this again; when a key was stolen and cannot \
+                     wait: `--even-if-unsigned`"
+                );
+                hinted(Code::FailedPrecondition, "SIGNATURES_MISSING", message, hint)
+            }
+            TrustError::SandboxRoutes => status(Code::FailedPrecondition, "SANDBOX_ROUTES", message),
             TrustError::Home(error) => error.into(),
             TrustError::Store(error) => error.into(),
         }

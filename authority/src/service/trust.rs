@@ -22,7 +22,7 @@ pub(crate) struct Trust(pub(crate) Arc<App>);
 #[tonic::async_trait]
 impl TrustService for Trust {
     async fn get_trust(&self, _: Request<v1::GetTrustRequest>) -> Result<Response<v1::GetTrustResponse>, Status> {
-        Ok(Response::new(trust::facts(&self.0)))
+        Ok(Response::new(trust::facts(&self.0).await?))
     }
 
     async fn rotate_root(
@@ -41,8 +41,9 @@ impl TrustService for Trust {
 
     async fn put_root(&self, request: Request<v1::PutRootRequest>) -> Result<Response<v1::PutRootResponse>, Status> {
         let actor = caller(&request)?.name;
-        let root = request.into_inner().root.ok_or_else(|| bad("root", "is missing"))?;
-        let version = trust::put(&self.0, &Envelope::from(root), &actor).await?;
+        let request = request.into_inner();
+        let root = request.root.ok_or_else(|| bad("root", "is missing"))?;
+        let version = trust::put(&self.0, &Envelope::from(root), request.even_if_unsigned, &actor).await?;
         Ok(Response::new(v1::PutRootResponse { version }))
     }
 }
@@ -61,6 +62,7 @@ fn order(request: v1::RotateRootRequest) -> Result<RotateOrder, TrustError> {
         thresholds: thresholds.collect::<Result<_, TrustError>>()?,
         plan_floor: request.plan_floor.map(plan_floor).transpose()?,
         epoch_max: None,
+        even_if_unsigned: request.even_if_unsigned,
         dry_run: request.dry_run,
     })
 }

@@ -5,7 +5,7 @@ use sealane_model::keys::KeyId;
 
 use super::audit::AuditEntry;
 use super::idempotency::Receipt;
-use super::{Store, StoreError, doing, signed, unsigned};
+use super::{Store, StoreError, Write, doing, signed, unsigned};
 
 /// What a stored revision waits for, as it was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,23 +107,36 @@ impl Store {
         Ok(rows.into_iter().map(signature).collect())
     }
 
+    /// Adds a signature to a stored revision. One of a key that has signed already changes nothing.
+    pub(crate) async fn add_signature(
+        &self,
+        write: &mut Write,
+        revision: u64,
+        signature: &Signature,
+        actor: &str,
+        at_ms: u64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO release_signature (revision, key_id, signature, actor, at_ms) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (revision, key_id) DO NOTHING",
+        )
+        .bind(signed(revision))
+        .bind(&signature.key_id.0)
+        .bind(&signature.bytes)
+        .bind(actor)
+        .bind(signed(at_ms))
+        .execute(&mut **write)
+        .await
+        .map_err(doing("wrote a signature"))?;
+        Ok(())
+    }
+
     /// Stores what a person brought, and starts the rollout where nothing is missing, in one transaction. False: someone
     /// was faster, with this request id or with the start; nothing was changed.
     pub(crate) async fn approve(&self, new: &NewApproval) -> Result<bool, StoreError> {
         let mut write = self.write().await?;
         for signature in &new.signatures {
-            sqlx::query(
-                "INSERT INTO release_signature (revision, key_id, signature, actor, at_ms) VALUES (?, ?, ?, ?, ?)
-                 ON CONFLICT (revision, key_id) DO NOTHING",
-            )
-            .bind(signed(new.revision))
-            .bind(&signature.key_id.0)
-            .bind(&signature.bytes)
-            .bind(&new.actor)
-            .bind(signed(new.at_ms))
-            .execute(&mut *write)
-            .await
-            .map_err(doing("wrote a signature"))?;
+            self.add_signature(&mut write, new.revision, signature, &new.actor, new.at_ms).await?;
         }
         if new.counts {
             sqlx::query(

@@ -3,6 +3,7 @@
 use sealane_model::bundle::Packed;
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::Digest;
+use sealane_model::release::ClaimedRelease;
 use sqlx::FromRow;
 
 use super::audit::AuditEntry;
@@ -201,7 +202,7 @@ impl Store {
 }
 
 fn row(raw: Raw) -> Result<ReleaseRow, StoreError> {
-    Ok(ReleaseRow {
+    let row = ReleaseRow {
         revision: unsigned(raw.revision),
         epoch: u32::try_from(raw.epoch).unwrap_or(0),
         digest: digest(&raw.digest, "the digest of a revision")?,
@@ -216,5 +217,21 @@ fn row(raw: Raw) -> Result<ReleaseRow, StoreError> {
         config_bytes: unsigned(raw.config_bytes),
         content_of: raw.content_of.map(unsigned),
         created_at_ms: unsigned(raw.created_at_ms),
-    })
+    };
+    match says_what_was_signed(&row) {
+        true => Ok(row),
+        false => Err(StoreError::Damaged {
+            what: format!("revision {}: its row says something else than what was signed", row.revision),
+        }),
+    }
+}
+
+/// The columns are for finding and showing; the envelope is what counts.
+fn says_what_was_signed(row: &ReleaseRow) -> bool {
+    let Ok(claimed) = ClaimedRelease::read(&row.envelope) else { return false };
+    let release = claimed.release();
+    claimed.digest() == row.digest
+        && release.manifest_digest == row.manifest_digest
+        && (release.epoch.0, release.revision.0) == (row.epoch, row.revision)
+        && (&release.author, &release.message) == (&row.author, &row.message)
 }

@@ -144,6 +144,17 @@ impl Store {
         Ok(row.map(|(revision,)| unsigned(revision)))
     }
 
+    /// The newest revision whose rollout has ended.
+    pub(crate) async fn newest_ended(&self) -> Result<Option<u64>, StoreError> {
+        let row: Option<(i64,)> = sqlx::query_as(
+            "SELECT revision FROM rollout_event WHERE kind IN ('completed', 'rejected', 'ended') ORDER BY id DESC LIMIT 1",
+        )
+        .fetch_optional(self.reader())
+        .await
+        .map_err(doing("looked for the newest rollout that ended"))?;
+        Ok(row.map(|(revision,)| unsigned(revision)))
+    }
+
     /// The newest `limit` revisions that were taken back, newest first.
     pub(crate) async fn withdrawn(&self, limit: u32) -> Result<Vec<u64>, StoreError> {
         let rows: Vec<(i64,)> = sqlx::query_as(

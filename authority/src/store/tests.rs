@@ -2,8 +2,9 @@
 
 use futures_util::future::join_all;
 use sealane_model::bundle::{Resource, pack};
-use sealane_model::envelope::Envelope;
-use sealane_model::ids::Digest;
+use sealane_model::ids::{Digest, Epoch, FleetId, Revision};
+use sealane_model::plan::Plan;
+use sealane_model::release::{ChangeClass, Partition, Release, SCHEMA};
 use serde_json::json;
 
 use super::audit::AuditEntry;
@@ -26,13 +27,32 @@ fn release(revision: u64, bytes: usize) -> NewRelease {
     let noise: Vec<u8> = (0..bytes as u64).flat_map(|at| Digest::of(&at.to_be_bytes()).0).take(bytes).collect();
     let text = Resource { kind: "config".into(), name: "f".into(), content: noise };
     let packed = pack(vec![text]).unwrap();
+    let statement = Release {
+        fleet: FleetId("f".into()),
+        epoch: Epoch(1),
+        revision: Revision(revision),
+        partition: Partition::Config,
+        manifest_digest: packed.manifest_digest,
+        manifest_bytes: packed.manifest.len() as u64,
+        base: None,
+        capabilities: Vec::new(),
+        schema_min: SCHEMA,
+        schema_max: SCHEMA,
+        plan: Plan::default(),
+        change_class: ChangeClass::Standard,
+        author: "a".into(),
+        message: String::new(),
+        created_at_unix_ms: 1,
+        producer: "test".into(),
+    };
+    let envelope = statement.sign(&[]);
     NewRelease {
         waits: None,
         row: ReleaseRow {
             revision,
             epoch: 1,
-            digest: Digest::of(&revision.to_be_bytes()),
-            envelope: Envelope { payload_type: "t".into(), payload: vec![1], signatures: Vec::new() },
+            digest: Digest::of(&envelope.payload),
+            envelope,
             manifest_digest: packed.manifest_digest,
             base_digest: None,
             change_class: "standard".into(),

@@ -25,7 +25,7 @@ const CALLS: &[(&str, &str)] = &[
     ("RolloutService/Explain", "viewer"),
     ("RolloutService/ListFreezes", "viewer"),
     ("RolloutService/AddFreeze", "operator"),
-    ("RolloutService/RemoveFreeze", "operator"),
+    ("RolloutService/RemoveFreeze", "incident"),
     ("FleetService/GetFleet", "viewer"),
     ("FleetService/ListNodes", "viewer"),
     ("FleetService/Watch", "viewer"),
@@ -54,7 +54,7 @@ const CALLS: &[(&str, &str)] = &[
     ("AgentService/GetChunk", "agent"),
 ];
 
-const ROLES: &[&str] = &["viewer", "operator", "publisher", "admin"];
+const ROLES: &[&str] = &["viewer", "operator", "publisher", "incident", "admin"];
 
 async fn call(wire: Wire, name: &str) -> Result<(), Status> {
     let mut config = ConfigServiceClient::new(wire.clone());

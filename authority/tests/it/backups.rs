@@ -125,7 +125,7 @@ async fn with_the_root_keys_elsewhere_a_new_epoch_waits_for_their_signature() {
     let mut root: sealane_model::envelope::Envelope =
         trust.rotate_root(request).await.unwrap().into_inner().root.unwrap().into();
     root.add_signature(&safe);
-    trust.put_root(v1::PutRootRequest { root: Some(root.into()) }).await.unwrap();
+    trust.put_root(v1::PutRootRequest { root: Some(root.into()), ..Default::default() }).await.unwrap();
     let folder = std::sync::Arc::clone(&running.folder);
     running.authority.stop().await;
 

@@ -9,6 +9,8 @@ use sealane_model::keys::SigningKey;
 use sealane_model::trust::{Role, TrustRoot};
 use sealane_proto::v1;
 use sealane_proto::v1::RolloutState;
+use sealane_proto::v1::config_service_client::ConfigServiceClient;
+use sealane_proto::v1::rollout_service_client::RolloutServiceClient;
 use sealane_proto::v1::trust_service_client::TrustServiceClient;
 use tonic::Code;
 
@@ -26,18 +28,38 @@ async fn rotate(running: &Running, request: v1::RotateRootRequest) -> v1::Rotate
     trust(running).rotate_root(request).await.unwrap().into_inner()
 }
 
-/// Adds a person's key to the release role, two of two.
-async fn two_of_two(running: &Running, person: &SigningKey) {
+/// Trusts a person's key for releases: one signature is still enough.
+async fn trust_person(running: &Running, person: &SigningKey) {
     let request = v1::RotateRootRequest {
         add: vec![v1::NewKey {
             public_key: person.public().to_bytes().to_vec(),
             roles: vec!["release".into()],
             comment: "ana".into(),
         }],
-        thresholds: vec![v1::RoleThreshold { role: "release".into(), threshold: 2 }],
         ..Default::default()
     };
     assert!(rotate(running, request).await.applied);
+}
+
+fn two() -> v1::RotateRootRequest {
+    let thresholds = vec![v1::RoleThreshold { role: "release".into(), threshold: 2 }];
+    v1::RotateRootRequest { thresholds, ..Default::default() }
+}
+
+/// The person signs a revision.
+async fn co_sign(running: &Running, revision: u64, person: &SigningKey) {
+    let mut release = export(running, revision).await.release;
+    release.add_signature(person);
+    running.config().approve(approval(revision, Some(&release))).await.unwrap();
+}
+
+/// Adds a person's key to the release role, two of two; what is served is signed by both.
+async fn two_of_two(running: &Running, person: &SigningKey) {
+    trust_person(running, person).await;
+    if running.config().get_revision(v1::GetRevisionRequest { revision: 1, ..Default::default() }).await.is_ok() {
+        co_sign(running, 1, person).await;
+    }
+    assert!(rotate(running, two()).await.applied);
 }
 
 async fn export(running: &Running, revision: u64) -> BundleFile {
@@ -144,10 +166,10 @@ async fn with_approvals_asked_for_the_author_cannot_publish_alone() {
     let refused = running.config().approve(approval(1, None)).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{}", refused.message());
     let operator = running.make_token("operator", "").await;
-    let mut low = v1::config_service_client::ConfigServiceClient::new(running.wire(&operator));
+    let mut low = ConfigServiceClient::new(running.wire(&operator));
     assert_eq!(low.approve(approval(1, None)).await.unwrap_err().code(), Code::PermissionDenied);
     let other = running.make_token("publisher", "").await;
-    let mut other = v1::config_service_client::ConfigServiceClient::new(running.wire(&other));
+    let mut other = ConfigServiceClient::new(running.wire(&other));
     let request = v1::ApproveRequest { message: "looks good".into(), request_id: "once".into(), ..approval(1, None) };
     let dry = v1::ApproveRequest { dry_run: true, request_id: String::new(), ..request.clone() };
     assert_eq!(other.approve(dry).await.unwrap().into_inner().revision.unwrap().state, "queued");
@@ -196,6 +218,74 @@ async fn the_easy_set_up_says_what_it_does_not_protect_from_and_rotates_in_one_c
 }
 
 #[tokio::test]
+async fn a_trust_root_that_does_not_vouch_for_what_is_served_waits_for_the_signatures() {
+    let running = Running::start().await;
+    running.baseline().await;
+    let person = SigningKey::from_entropy([9; 32]);
+    trust_person(&running, &person).await;
+    for dry_run in [true, false] {
+        let refused = trust(&running).rotate_root(v1::RotateRootRequest { dry_run, ..two() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains("r1, which the fleet serves, has 1 of the 2"), "{}", refused.message());
+    }
+    assert_eq!(facts(&running).await.version, 2);
+    // A stranger's signature is none.
+    let mut release = export(&running, 1).await.release;
+    release.add_signature(&SigningKey::from_entropy([8; 32]));
+    assert!(running.config().approve(approval(1, Some(&release))).await.is_err());
+
+    co_sign(&running, 1, &person).await;
+    assert!(rotate(&running, two()).await.applied);
+    assert!(facts(&running).await.lacking.is_empty());
+    let root = running.trust();
+    assert_eq!(root.document().version, 3);
+    let file = export(&running, 1).await;
+    assert_eq!(root.signers(&file.release, Role::Release).0.len(), 2);
+    assert!(file.verify(&root).is_ok(), "a node that knows the newest root alone can take it in");
+    assert!(actions(&running).await.contains(&"co_sign".to_owned()));
+
+    let running = running.restart().await;
+    assert!(export(&running, 1).await.verify(&root).is_ok(), "signatures are kept");
+}
+
+#[tokio::test]
+async fn a_stolen_key_goes_at_once_and_what_then_lacks_signatures_is_an_alarm_until_it_has_them() {
+    let running = Running::start().await;
+    running.baseline().await;
+    let person = SigningKey::from_entropy([9; 32]);
+    trust_person(&running, &person).await;
+    assert!(rotate(&running, v1::RotateRootRequest { even_if_unsigned: true, ..two() }).await.applied);
+    let fleet = || async { running.fleet().get_fleet(v1::GetFleetRequest::default()).await.unwrap().into_inner() };
+    let alarm = fleet().await.alarms.into_iter().find(|alarm| alarm.contains("r1, which the fleet serves"));
+    assert!(alarm.is_some_and(|alarm| alarm.contains("sealane revision approve r1")), "it says what to type");
+    assert_eq!(facts(&running).await.lacking.len(), 1);
+    co_sign(&running, 1, &person).await;
+    assert!(facts(&running).await.lacking.is_empty());
+    assert!(!fleet().await.alarms.iter().any(|alarm| alarm.contains("r1, which the fleet serves")));
+    assert!(export(&running, 1).await.verify(&running.trust()).is_ok());
+}
+
+#[tokio::test]
+async fn a_revision_of_a_removed_key_is_not_signed_again_by_the_keys_of_today() {
+    let running = Running::start().await;
+    running.baseline().await;
+    let old = running.trust();
+    // Left behind in a hurry: nobody but the person has the new key, and the authority's is gone.
+    let person = SigningKey::from_entropy([9; 32]);
+    trust_person(&running, &person).await;
+    assert!(rotate(&running, v1::RotateRootRequest { even_if_unsigned: true, ..two() }).await.applied);
+    let replaced = v1::RotateRootRequest { replace_held_keys: true, even_if_unsigned: true, ..Default::default() };
+    assert!(rotate(&running, replaced).await.applied);
+    let release = export(&running, 1).await.release;
+    assert!(old.verify_release(&release).is_ok());
+    let root = running.trust();
+    assert!(
+        root.signers(&release, Role::Release).0.is_empty(),
+        "what the root before did not vouch for is carried by nobody"
+    );
+}
+
+#[tokio::test]
 async fn a_root_key_that_is_elsewhere_signs_the_next_root_elsewhere() {
     let running = Running::start().await;
     let safe = SigningKey::from_entropy([7; 32]);
@@ -216,10 +306,17 @@ async fn a_root_key_that_is_elsewhere_signs_the_next_root_elsewhere() {
     assert!(!half.applied, "{half:?}");
     assert_eq!(half.missing, ["1 of 2 root keys of version 2 have signed"]);
     let mut root: Envelope = half.root.unwrap().into();
-    let unsigned = trust(&running).put_root(v1::PutRootRequest { root: Some((&root).into()) }).await.unwrap_err();
+    let unsigned = trust(&running)
+        .put_root(v1::PutRootRequest { root: Some((&root).into()), ..Default::default() })
+        .await
+        .unwrap_err();
     assert_eq!(unsigned.code(), Code::FailedPrecondition);
     root.add_signature(&safe);
-    let put = trust(&running).put_root(v1::PutRootRequest { root: Some((&root).into()) }).await.unwrap().into_inner();
+    let put = trust(&running)
+        .put_root(v1::PutRootRequest { root: Some((&root).into()), ..Default::default() })
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(put.version, 2);
     let now = facts(&running).await;
     assert_eq!((now.plan_floor.unwrap().stages_min, now.unprotected.len()), (2, 2), "{:?}", now.unprotected);
@@ -237,6 +334,49 @@ async fn a_root_key_that_is_elsewhere_signs_the_next_root_elsewhere() {
     assert!(stranger.is_err(), "one of two");
     let running = running.restart().await;
     assert_eq!(facts(&running).await.version, 2);
+}
+
+#[tokio::test]
+async fn a_freeze_is_overridden_and_ended_by_the_incident_role_alone_and_never_asked_by_a_roll_back() {
+    let running = Running::start().await;
+    running.baseline().await;
+    let mut wires = HashMap::new();
+    for role in ["operator", "publisher", "incident"] {
+        wires.insert(role, running.wire(&running.make_token(role, "").await));
+    }
+    let rollouts = |role: &str| RolloutServiceClient::new(wires[role].clone());
+    let configs = |role: &str| ConfigServiceClient::new(wires[role].clone());
+    let until = prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 };
+    let far = v1::AddFreezeRequest { until: Some(until), reason: "sale".into(), ..Default::default() };
+    assert!(rollouts("operator").add_freeze(far).await.is_err(), "more than a year");
+    let soon = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs() + 3600;
+    let until = prost_types::Timestamp { seconds: i64::try_from(soon).unwrap(), nanos: 0 };
+    let freeze = v1::AddFreezeRequest { until: Some(until), reason: "sale".into(), ..Default::default() };
+    let id = rollouts("operator").add_freeze(freeze).await.unwrap().into_inner().freeze.unwrap().id;
+
+    let publish = |text: String| v1::PublishRequest {
+        config_yaml: text,
+        file: "fleet.yaml".into(),
+        message: "incident 12".into(),
+        override_freeze: true,
+        ..Default::default()
+    };
+    let refused = configs("publisher").publish(publish(config(3001))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert!(refused.message().contains("needs role incident"), "{}", refused.message());
+    assert!(actions(&running).await.contains(&"override_refused".to_owned()), "a refusal is recorded");
+    assert!(configs("incident").publish(publish(config(3001))).await.is_ok());
+    let back = v1::RollbackRequest { to: 1, message: "back".into(), ..Default::default() };
+    assert!(configs("operator").rollback(back).await.is_ok(), "a roll back asks no freeze");
+
+    let remove = |role: &str| {
+        let (mut client, id) = (rollouts(role), id.clone());
+        async move { client.remove_freeze(v1::RemoveFreezeRequest { id }).await }
+    };
+    for role in ["operator", "publisher"] {
+        assert_eq!(remove(role).await.unwrap_err().code(), Code::PermissionDenied, "{role}");
+    }
+    assert!(remove("incident").await.is_ok());
 }
 
 #[tokio::test]

@@ -128,6 +128,33 @@ async fn the_audit_log_shows_who_did_what_and_finds_an_edit() {
     assert_eq!((verdict.intact, verdict.broken_at), (false, 2));
 }
 
+#[tokio::test]
+async fn edits_of_other_tables_are_found_by_what_the_audit_log_says_of_them() {
+    let running = Running::start().await;
+    running.publish(CONFIG).await;
+    running.make_token("viewer", "").await;
+    let verify =
+        || async { running.audit().verify_audit(v1::VerifyAuditRequest::default()).await.unwrap().into_inner() };
+    assert!(verify().await.intact);
+    let url = format!("sqlite://{}", running.folder.path().join("authority.db").display());
+    let mut raw = sqlx::SqliteConnection::connect(&url).await.unwrap();
+    let mut edit = async |sql: &'static str| sqlx::query(sql).execute(&mut raw).await.unwrap();
+    edit("UPDATE token SET role = 'admin' WHERE role = 'viewer'").await;
+    edit("INSERT INTO token SELECT 'mine', zeroblob(32), role, region, comment, created_at_ms, NULL, NULL FROM token LIMIT 1").await;
+    let verdict = verify().await;
+    assert_eq!((verdict.intact, verdict.broken_at), (false, 0), "the chain itself is whole");
+    let said = verdict.problems.join("\n");
+    for part in ["was made with role viewer, and has role admin now", "token mine (admin) is in no entry"] {
+        assert!(said.contains(part), "`{part}` is missing: {said}");
+    }
+    // A revision's columns are not what was signed: it is not shown, let alone served.
+    edit("DROP TRIGGER release_stays").await;
+    edit("UPDATE release SET author = 'somebody else'").await;
+    let read = running.config().get_revision(v1::GetRevisionRequest { revision: 1, ..Default::default() }).await;
+    let refused = read.unwrap_err();
+    assert!(refused.message().contains("says something else than what was signed"), "{}", refused.message());
+}
+
 /// Run by [`a_kill_at_any_time_keeps_what_was_accepted`] in a process of its own.
 #[tokio::test]
 #[ignore = "the victim of another test"]

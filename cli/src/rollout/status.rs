@@ -31,9 +31,8 @@ fn page(rollout: &Rollout, look: Look, now: jiff::Timestamp) -> String {
     if !rollout.gates.is_empty() {
         out.push('\n');
         out.push_str(&gates(&rollout.gates, look));
-        let power = rollout.gates.iter().find(|gate| gate.gate == "compare_5xx" && gate.detects > 0.0);
-        if let Some(gate) = power {
-            out.push_str(&format!("this bake can see ≥ {}x control's failures\n", words::short(gate.detects)));
+        if let Some(gate) = rollout.gates.iter().find(|gate| gate.gate == "compare_5xx") {
+            out.push_str(&power(gate));
         }
     }
     let problems = problem_lines(&rollout.problems);
@@ -176,6 +175,22 @@ pub(super) fn gates(gates: &[v1::GateStatus], look: Look) -> String {
         ]);
     }
     table.render(look.colour)
+}
+
+/// What the comparison could find, and whether that is less than it should.
+fn power(gate: &v1::GateStatus) -> String {
+    let sees = match gate.detects {
+        sees if sees > 0.0 => format!("this bake can see ≥ {}x control's failures", words::short(sees)),
+        _ => "this bake has too few requests to see any number of times control's failures".to_owned(),
+    };
+    let is_weak = gate.wants > 0.0 && (gate.detects <= 0.0 || gate.detects > gate.wants);
+    if !is_weak {
+        return format!("{sees}\n");
+    }
+    let wants = words::short(gate.wants);
+    format!(
+        "{sees}, weaker than the {wants}x it should; `compare: {{ detect: {wants}x }}` in the plan waits for that\n"
+    )
 }
 
 /// One line for each problem on a node; the rest counted.

@@ -58,11 +58,11 @@ fn a_secret_is_alone_on_stdout() {
 
 #[test]
 fn a_broken_record_is_a_failure() {
-    let audit = VerifyAuditResponse { intact: true, entries: 12, broken_at: 0, head: "ab".into() };
+    let audit = VerifyAuditResponse { intact: true, entries: 12, broken_at: 0, head: "ab".into(), problems: vec![] };
     let fake = Fake::start(Script { audit, ..Default::default() });
     assert_eq!(out(&fake.run(&["audit", "verify"])), "intact: 12 entries, head ab\n");
     assert!(out(&fake.run(&["audit", "list"])).contains("publish"));
-    let audit = VerifyAuditResponse { intact: false, entries: 12, broken_at: 7, head: "ab".into() };
+    let audit = VerifyAuditResponse { intact: false, entries: 12, broken_at: 7, head: "ab".into(), problems: vec![] };
     let fake = Fake::start(Script { audit, ..Default::default() });
     let output = fake.run(&["audit", "verify"]);
     assert_eq!((code(&output), out(&output)), (1, "broken at entry 7 of 12\n".into()));

@@ -156,7 +156,7 @@ async fn restarting_everything_with_the_authority_away_serves_traffic() {
 }
 
 /// A config for `upstream` whose canary bakes for a while; `more` goes into its `rollout:`.
-fn patient(fleet: &Fleet, upstream: &Origin, more: &str) -> String {
+pub(crate) fn patient(fleet: &Fleet, upstream: &Origin, more: &str) -> String {
     let text = std::fs::read_to_string(fleet.config("base.yaml", upstream.address())).expect("the file just written");
     let rollout = format!(
         "rollout:\n  stages:\n    - {{ name: canary, fleet_percent: 10, bake_time: 6s }}\n    - {{ name: all, fleet_percent: 100 }}\n  min_requests: 20\n  final_bake: 1s\n{more}"
@@ -263,35 +263,6 @@ async fn a_canary_that_dies_twice_takes_the_change_back() {
     let verdict = fleet.verdict(2).await;
     assert_eq!(verdict.code, 8, "{verdict:?}");
     fleet.wait_for_body("one").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_cold_start_gate_passes_what_starts_from_disk_and_takes_back_what_does_not() {
-    let (one, two) = (Origin::start("one").await, Origin::start("two").await);
-    let fleet = Fleet::start(program(), &["eu"], 2).await;
-    assert_eq!(fleet.publish(&fleet.config("one.yaml", one.address())).await.code, 0);
-    fleet.wait_for_body("one").await;
-    let _load = Load::start(&fleet.addresses(), Duration::from_millis(20));
-    let file = patient(&fleet, &two, "  cold_start_gate: true\n");
-    let good = fleet.publish(&file).await;
-    assert_eq!(good.code, 0, "{good:?}");
-    fleet.wait_for_body("two").await;
-
-    let file = patient(&fleet, &one, "  cold_start_gate: true\n");
-    assert_eq!(fleet.cli(&["publish", &file, "-m", "three", "--hold"]).await.code, 0);
-    wait::equals("the state", SOON, "held".to_owned(), async || {
-        fleet.json(&["rollout", "status"]).await["state"].as_str().unwrap_or_default().to_owned()
-    })
-    .await;
-    // What is on disk goes; what runs does not notice.
-    for proxy in &fleet.proxies {
-        let blobs = std::fs::read_dir(proxy.data.join("blobs")).expect("blobs of the proxy");
-        blobs.for_each(|blob| std::fs::remove_file(blob.expect("a blob").path()).expect("a blob to remove"));
-    }
-    assert_eq!(fleet.cli(&["rollout", "promote"]).await.code, 0);
-    let verdict = fleet.verdict(3).await;
-    assert_eq!(verdict.code, 8, "{verdict:?}");
-    assert!(verdict.stdout.contains("would not start from disk"), "{verdict:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

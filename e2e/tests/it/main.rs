@@ -1,8 +1,11 @@
 //! Real processes, real sockets.
 
+mod cold_start;
+mod disasters;
 mod faults;
 mod monitoring;
 mod rollouts;
+mod rotation;
 mod run;
 mod sandbox;
 mod scale;

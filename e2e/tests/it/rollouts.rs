@@ -40,6 +40,14 @@ async fn a_good_change_completes_and_a_bad_one_is_rolled_back_after_only_the_can
     assert_eq!(status["reason"]["stage"], "canary");
     assert!(status["reason"]["nodes"].as_array().is_some_and(|nodes| nodes.len() == 1), "{status}");
 
+    // What moved, which gate, and why: in the log, too.
+    let log = fleet.authority.log_text();
+    let moved = log.lines().find(|line| line.contains("rollout moved") && line.contains("rolling_back"));
+    assert!(moved.is_some_and(|line| line.contains("error_rate") && line.contains("canary")), "{log}");
+    // In one command: how the last rollout ended, and what to type next.
+    let page = fleet.cli(&["fleet", "status"]).await.stdout;
+    assert!(page.contains("last       ROLLED BACK r3 → r2") && page.contains("next       correct the file"), "{page}");
+
     let back = fleet.cli(&["rollback", "--to", "r1", "--watch"]).await;
     assert_eq!(back.code, 0, "{back:?}");
     fleet.wait_for_body("one").await;

@@ -64,6 +64,17 @@ async fn an_agent_and_a_proxy_of_another_fleet_take_nothing_from_this_one() {
             .map(|_| ())
     })
     .await;
+    // An alarm that a person sees in one command, with what to type.
+    let alarm = wait::until("an alarm in `fleet status`", SOON, async || {
+        let status = fleet.cli(&["fleet", "status"]).await;
+        status.stdout.lines().find(|line| line.contains("agent `stranger` refused")).map(str::to_owned)
+    })
+    .await;
+    let code = alarm.split("sealane help ").nth(1).and_then(|rest| rest.split('`').next()).unwrap_or_default();
+    let help = finish(program(), fleet.path(), SOON, &["help", code]).await;
+    assert!(help.code == 0 && help.stdout.contains("next:"), "{alarm} {help:?}");
+    let check = fleet.cli(&["check"]).await;
+    assert!(check.code == 1 && check.stdout.contains("agent `stranger` refused"), "{check:?}");
     drop(agent);
 
     // A proxy with the other fleet's trust root beside the first fleet's agent serves nothing.

@@ -299,7 +299,10 @@ fn a_stage_passes_only_when_it_could_see_what_the_plan_wants_to_see() {
     let seen = gate(&judged, "compare_5xx").detects;
     assert_eq!(verdict, Verdict::NotEnoughData, "{seen:?}");
     assert!(seen.is_some_and(|ratio| ratio > 3.0), "{seen:?}");
-    assert_eq!(super::judge(&case, &wanting(None)).0, Verdict::Pass);
+    // Not asked for by the plan: it passes, and says that it sees less than usual.
+    let (verdict, judged) = super::judge(&case, &wanting(None));
+    assert_eq!((verdict, gate(&judged, "compare_5xx").wants), (Verdict::Pass, Some(3.0)));
+    assert_eq!(gate(&judged, "compare_4xx").wants, None);
     series(&mut case, from_ms, 30, &canary, &control);
     let (verdict, judged) = super::judge(&case, &wanting(Some(3.0)));
     assert_eq!((verdict, gate(&judged, "compare_5xx").detects), (Verdict::Pass, Some(2.0)));

@@ -19,10 +19,12 @@ use sealane_proto::v1;
 use thiserror::Error;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 
 use super::backoff::Backoff;
 use super::blobs::Blobs;
+use super::cold_start;
 use super::command::{self, Command, CommandError, Newest};
 use super::disk::{self, DiskError};
 use super::link;
@@ -55,6 +57,8 @@ pub(crate) struct Applier {
     pub(crate) sandboxes: Sandboxes,
     /// The config that is served, without sandbox routes.
     pub(crate) base: Option<Base>,
+    /// A start from disk that is being tried.
+    pub(crate) rehearsal: Option<(Digest, AbortOnDropHandle<()>)>,
 }
 
 /// A compiled snapshot and the config it was made of, without sandbox routes.
@@ -230,9 +234,7 @@ impl Applier {
         match self.conclude(&command).await {
             Ok(all_well) => {
                 self.drain.send_if_modified(|drain| std::mem::replace(drain, command.drain) != command.drain);
-                if let Some(release) = command.releases.iter().find(|one| Some(one.digest()) == command.rehearse) {
-                    self.rehearse(release).await;
-                }
+                self.rehearse(&command);
                 if all_well { Outcome::Done } else { Outcome::Refused }
             }
             Err(error) => self.failed(error.into()).await,
@@ -473,33 +475,35 @@ impl Applier {
         Ok(command.active.is_none() || command.active == serving)
     }
 
-    /// Starts from disk once more, as a start with everything above away would, and throws the result away.
-    async fn rehearse(&self, release: &VerifiedRelease) {
-        let digest = release.digest().to_vec();
+    /// Has a start from disk tried, as one with everything above away would be; what comes of it is told. One that is
+    /// not asked for any more ends.
+    fn rehearse(&mut self, command: &Command) {
+        let Some(release) = command.releases.iter().find(|one| Some(one.digest()) == command.rehearse) else {
+            self.rehearsal = None;
+            return;
+        };
+        let digest = release.digest();
         let known = self.status.borrow().clone();
-        if known.rehearsed_digest == digest && known.rehearsal_problem.is_empty() {
+        let is_done = known.rehearsed_digest == digest.to_vec() && known.rehearsal_problem.is_empty();
+        let is_tried = self.rehearsal.as_ref().is_some_and(|(tried, task)| *tried == digest && !task.is_finished());
+        if is_done || is_tried {
             return;
         }
-        let outcome = self.start_once_more(release).await;
-        match &outcome {
-            Ok(()) => tracing::info!(revision = %release.release().revision, "it would start from disk"),
-            Err(why) => tracing::error!(revision = %release.release().revision, why, "it would not start from disk"),
-        }
-        self.status.send_modify(|status| {
-            status.rehearsed_digest = digest;
-            status.rehearsal_problem = outcome.err().unwrap_or_default();
+        let (store, proxy, status) = (Arc::clone(&self.store), self.proxy.clone(), self.status.clone());
+        let release = release.clone();
+        let task = tokio::spawn(async move {
+            let outcome = start_once_more(&store, &proxy, &release).await;
+            let revision = release.release().revision;
+            match &outcome {
+                Ok(()) => tracing::info!(%revision, "it starts from disk"),
+                Err(why) => tracing::error!(%revision, why, "it would not start from disk"),
+            }
+            status.send_modify(|status| {
+                status.rehearsed_digest = digest.to_vec();
+                status.rehearsal_problem = outcome.err().unwrap_or_default();
+            });
         });
-    }
-
-    async fn start_once_more(&self, release: &VerifiedRelease) -> Result<(), String> {
-        let store = self.store.lock().await;
-        let state = store.reread().map_err(|error| disk::chain(&error))?;
-        let kept = state.kept.get(&release.digest()).ok_or("it is not in the state on disk")?;
-        let bundle = store.open_kept(&kept.release).map_err(|error| disk::chain(&error))?;
-        drop(store);
-        let words = |problems: Vec<Problem>| problems.into_iter().map(|one| one.message).collect::<Vec<_>>().join("; ");
-        let config = read(&bundle).await.map_err(words)?;
-        self.proxy.prepare(tag(&kept.release), config).await.map(drop).map_err(words)
+        self.rehearsal = Some((digest, AbortOnDropHandle::new(task)));
     }
 
     fn told_prepared(&mut self, digest: Digest, release: &VerifiedRelease) {
@@ -529,6 +533,26 @@ impl Applier {
 
     fn serving(&self) -> Option<Digest> {
         self.proxy.active().filter(|tag| tag.number > 0).map(|tag| Digest(tag.digest))
+    }
+}
+
+/// What is on disk first, since it gives the better sentence; then a process of its own, where there is a program.
+async fn start_once_more(store: &Mutex<Store>, proxy: &Proxy, release: &VerifiedRelease) -> Result<(), String> {
+    let data = store.lock().await.directory().to_owned();
+    let look = {
+        let data = data.clone();
+        tokio::task::spawn_blocking(move || Store::look(&data)).await
+    };
+    let looked = look.map_err(|error| error.to_string())?.map_err(|error| disk::chain(&error))?;
+    let digest = release.digest();
+    let kept = looked.state().kept.get(&digest).ok_or("it is not in the state on disk")?;
+    let bundle = looked.open_kept(&kept.release).map_err(|error| disk::chain(&error))?;
+    let words = |problems: Vec<Problem>| problems.into_iter().map(|one| one.message).collect::<Vec<_>>().join("; ");
+    let config = read(&bundle).await.map_err(words)?;
+    proxy.prepare(tag(&kept.release), config).await.map(drop).map_err(words)?;
+    match &proxy.settings().program {
+        Some(program) => cold_start::attempt(program, proxy, &data, &digest).await,
+        None => Ok(()),
     }
 }
 

@@ -24,7 +24,8 @@ pub(crate) struct Store {
     previous: PathBuf,
     state: State,
     blobs: Blobs,
-    _lock: File,
+    /// `None`: of another process, only looked at.
+    _lock: Option<File>,
 }
 
 /// Why a state directory does not open.
@@ -90,11 +91,20 @@ impl Store {
             return Err(StoreError::OtherId { held: state.id, asked: asked.to_owned() });
         }
         let changed = pin(&mut state, pinned)?;
-        let store = Self { directory: directory.to_owned(), path, previous, state, blobs, _lock: lock };
+        let store = Self { directory: directory.to_owned(), path, previous, state, blobs, _lock: Some(lock) };
         if fresh || changed {
             store.persist(&store.state)?;
         }
         Ok(store)
+    }
+
+    /// The state directory that another process of this proxy has, as a start would read it. For looking only.
+    pub(crate) fn look(directory: &Path) -> Result<Self, StoreError> {
+        let blobs = Blobs::open(&directory.join("blobs"))?;
+        let (path, previous) = (directory.join("state"), directory.join("state.previous"));
+        let missing = || DiskError::new("read", &path, std::io::Error::from(std::io::ErrorKind::NotFound));
+        let state = load(&path, &previous)?.ok_or_else(missing)?;
+        Ok(Self { directory: directory.to_owned(), path, previous, state, blobs, _lock: None })
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -107,12 +117,6 @@ impl Store {
 
     pub(crate) fn blobs(&self) -> &Blobs {
         &self.blobs
-    }
-
-    /// The state as it is on disk, read as a start would.
-    pub(crate) fn reread(&self) -> Result<State, StoreError> {
-        let missing = || DiskError::new("read", &self.path, std::io::Error::from(std::io::ErrorKind::NotFound));
-        Ok(load(&self.path, &self.previous)?.ok_or_else(missing)?)
     }
 
     /// Makes `next` the state once it is on disk; then lets go of content that nothing needs.

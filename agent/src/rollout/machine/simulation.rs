@@ -10,7 +10,7 @@ use super::*;
 #[test]
 fn whatever_happens_no_proxy_is_told_more_than_was_granted() {
     let only = std::env::var("ROLLOUT_SEED").ok().and_then(|seed| seed.parse::<u64>().ok());
-    let seeds = only.map_or(0..400, |seed| seed..seed + 1);
+    let seeds = only.map_or(0..2_000, |seed| seed..seed + 1);
     for seed in seeds {
         let run = catch_unwind(AssertUnwindSafe(|| World::new(seed).run()));
         assert!(run.is_ok(), "failed with ROLLOUT_SEED={seed}");
@@ -162,7 +162,7 @@ impl World {
             paused: false,
             at_once: self.random.chance(10),
             on_authority_loss,
-            cold_start: false,
+            cold_start: self.random.chance(20),
             bake_min_ms: if self.random.chance(20) { 5_000 } else { 0 },
             first_rank_max: None,
         });
