@@ -502,7 +502,11 @@ impl Connection {
         let _ = before(timer, deadline, poll_fn(|cx| outbox.poll_drain(cx, stream))).await;
     }
 
+    /// Ends the connection, all of which was read. A plain one that is dropped says so by itself.
     pub(crate) async fn close(&mut self, worker: &Worker) {
+        if self.stream.plain().is_some() {
+            return;
+        }
         let Self { stream, timer, .. } = self;
         // A client that is gone needs no farewell.
         let _ = before(timer, worker.wheel.after(ANSWER_TIMEOUT), poll_fn(|cx| stream.poll_shutdown(cx))).await;

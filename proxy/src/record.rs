@@ -247,17 +247,14 @@ impl Record {
         out.extend_from_slice(b",\"retries\":");
         decimal(out, u64::from(self.attempts.saturating_sub(1)));
         let notes = self.edits.as_ref().map(|edits| edits.notes).unwrap_or_default();
-        for (name, note, default) in [
-            ("cache", notes.cache, "bypass"),
-            ("breaker_state", self.breaker.name(), ""),
-            ("canary_variant", notes.variant, "stable"),
-        ] {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":\"");
-            out.extend_from_slice(if note.is_empty() { default } else { note }.as_bytes());
-            out.push(b'"');
-        }
+        let or = |note: &'static str, default: &'static str| if note.is_empty() { default } else { note };
+        out.extend_from_slice(b",\"cache\":\"");
+        out.extend_from_slice(or(notes.cache, "bypass").as_bytes());
+        out.extend_from_slice(b"\",\"breaker_state\":\"");
+        out.extend_from_slice(self.breaker.name().as_bytes());
+        out.extend_from_slice(b"\",\"canary_variant\":\"");
+        out.extend_from_slice(or(notes.variant, "stable").as_bytes());
+        out.push(b'"');
         if let Some(notes) = self.edits.as_ref().and_then(|edits| edits.plugins.as_ref()) {
             write_plugins(out, notes);
         }

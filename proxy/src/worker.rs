@@ -12,8 +12,9 @@ use std::{io, thread};
 
 use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::{JoinHandle, LocalSet};
+use tokio::task::JoinHandle;
 use tokio::time::{self, MissedTickBehavior};
 use tracing::error;
 
@@ -278,9 +279,16 @@ pub(crate) struct WorkerHandle {
 pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<WorkerHandle> {
     let (orders, received) = mpsc::channel(ORDERS_MAX);
     let (end, ended) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // A runtime of the thread's own takes its tasks without a set of local tasks on top; it cannot leave its thread.
+    let (say, built) = std::sync::mpsc::sync_channel::<io::Result<()>>(1);
     thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-        LocalSet::new().block_on(&runtime, async move {
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(say.send(Err(error))),
+        };
+        // The receiver waits for it.
+        let _ = say.send(Ok(()));
+        runtime.block_on(async move {
             let worker = Rc::new(Worker::new(index, shared));
             tokio::task::spawn_local(keep_time(Rc::clone(&worker)));
             obey(&worker, received).await;
@@ -289,6 +297,7 @@ pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<WorkerHandl
         // The receiver may be gone: then nobody waits.
         let _ = end.send(());
     })?;
+    built.recv().map_err(io::Error::other)??;
     Ok(WorkerHandle { orders, ended })
 }
 
@@ -308,6 +317,7 @@ async fn obey(worker: &Rc<Worker>, mut orders: mpsc::Receiver<Order>) {
         match order {
             Order::Listen { socket, listeners } => {
                 for listener in listeners {
+                    listener::send_at_once(&listener);
                     match TcpListener::from_std(listener) {
                         Ok(listener) => {
                             accepting.entry(socket).or_default().push(Accepting::start(worker, listener, socket));
@@ -372,8 +382,8 @@ mod tests {
     use crate::access_log::LogWriter;
     use crate::settings::Settings;
 
-    #[tokio::test]
-    async fn a_panic_ends_one_task_and_is_counted() {
+    #[test]
+    fn a_panic_ends_one_task_and_is_counted() {
         let shared = Arc::new(Shared::new(Settings::default(), LogWriter::start().unwrap()));
         let worker = Rc::new(Worker::new(0, shared));
         let (end, ended) = oneshot::channel();
@@ -391,7 +401,7 @@ mod tests {
             });
             ended.await.unwrap();
         };
-        LocalSet::new().run_until(work).await;
+        Builder::new_current_thread().build_local(LocalOptions::default()).unwrap().block_on(work);
         assert_eq!(cells.panics.value(), 1);
     }
 }

@@ -112,37 +112,39 @@ impl Known {
     /// Recognises a name (a token) in any case.
     #[must_use]
     pub fn of(name: &[u8]) -> Self {
-        match name.len() {
-            2 if is(name, b"te") => Self::Te,
-            3 if is(name, b"via") => Self::Via,
-            4 if is(name, b"host") => Self::Host,
-            4 if is(name, b"date") => Self::Date,
-            6 if is(name, b"expect") => Self::Expect,
-            7 if is(name, b"upgrade") => Self::Upgrade,
-            7 if is(name, b"referer") => Self::Referer,
-            7 if is(name, b"trailer") => Self::Trailer,
-            9 if is(name, b"x-real-ip") => Self::XRealIp,
-            9 if is(name, b"forwarded") => Self::Forwarded,
-            10 if is(name, b"connection") => Self::Connection,
-            10 if is(name, b"tracestate") => Self::Tracestate,
-            10 if is(name, b"user-agent") => Self::UserAgent,
-            10 if is(name, b"keep-alive") => Self::KeepAlive,
-            11 if is(name, b"traceparent") => Self::Traceparent,
-            12 if is(name, b"max-forwards") => Self::MaxForwards,
-            12 if is(name, b"x-request-id") => Self::XRequestId,
-            12 if is(name, b"x-sandbox-id") => Self::XSandboxId,
-            12 if is(name, b"content-type") => Self::ContentType,
-            13 if is(name, b"x-alb-sandbox") => Self::XAlbSandbox,
-            14 if is(name, b"content-length") => Self::ContentLength,
-            14 if is(name, b"http2-settings") => Self::Http2Settings,
-            14 if is(name, b"x-alb-route-id") => Self::XAlbRouteId,
-            15 if is(name, b"x-forwarded-for") => Self::XForwardedFor,
-            16 if is(name, b"x-forwarded-host") => Self::XForwardedHost,
-            16 if is(name, b"proxy-connection") => Self::ProxyConnection,
-            17 if is(name, b"transfer-encoding") => Self::TransferEncoding,
-            17 if is(name, b"x-forwarded-proto") => Self::XForwardedProto,
-            18 if is(name, b"proxy-authenticate") => Self::ProxyAuthenticate,
-            19 if is(name, b"proxy-authorization") => Self::ProxyAuthorization,
+        let Some(first) = name.first() else { return Self::Other };
+        // One comparison for nearly every name.
+        match (name.len(), first | 0x20) {
+            (2, b't') if is(name, b"te") => Self::Te,
+            (3, b'v') if is(name, b"via") => Self::Via,
+            (4, b'h') if is(name, b"host") => Self::Host,
+            (4, b'd') if is(name, b"date") => Self::Date,
+            (6, b'e') if is(name, b"expect") => Self::Expect,
+            (7, b'u') if is(name, b"upgrade") => Self::Upgrade,
+            (7, b'r') if is(name, b"referer") => Self::Referer,
+            (7, b't') if is(name, b"trailer") => Self::Trailer,
+            (9, b'x') if is(name, b"x-real-ip") => Self::XRealIp,
+            (9, b'f') if is(name, b"forwarded") => Self::Forwarded,
+            (10, b'c') if is(name, b"connection") => Self::Connection,
+            (10, b't') if is(name, b"tracestate") => Self::Tracestate,
+            (10, b'u') if is(name, b"user-agent") => Self::UserAgent,
+            (10, b'k') if is(name, b"keep-alive") => Self::KeepAlive,
+            (11, b't') if is(name, b"traceparent") => Self::Traceparent,
+            (12, b'm') if is(name, b"max-forwards") => Self::MaxForwards,
+            (12, b'x') if is(name, b"x-request-id") => Self::XRequestId,
+            (12, b'x') if is(name, b"x-sandbox-id") => Self::XSandboxId,
+            (12, b'c') if is(name, b"content-type") => Self::ContentType,
+            (13, b'x') if is(name, b"x-alb-sandbox") => Self::XAlbSandbox,
+            (14, b'c') if is(name, b"content-length") => Self::ContentLength,
+            (14, b'h') if is(name, b"http2-settings") => Self::Http2Settings,
+            (14, b'x') if is(name, b"x-alb-route-id") => Self::XAlbRouteId,
+            (15, b'x') if is(name, b"x-forwarded-for") => Self::XForwardedFor,
+            (16, b'x') if is(name, b"x-forwarded-host") => Self::XForwardedHost,
+            (16, b'p') if is(name, b"proxy-connection") => Self::ProxyConnection,
+            (17, b't') if is(name, b"transfer-encoding") => Self::TransferEncoding,
+            (17, b'x') if is(name, b"x-forwarded-proto") => Self::XForwardedProto,
+            (18, b'p') if is(name, b"proxy-authenticate") => Self::ProxyAuthenticate,
+            (19, b'p') if is(name, b"proxy-authorization") => Self::ProxyAuthorization,
             _ => Self::Other,
         }
     }
@@ -202,24 +204,38 @@ impl KnownSet {
 
 /// The field lines of one head, in order. Kept per thread and filled anew for each head.
 #[derive(Clone, Debug, Default)]
-pub struct Fields(Vec<Field>);
+pub struct Fields {
+    lines: Vec<Field>,
+    /// The names that were found, so that asking for one that is not there costs nothing.
+    found: KnownSet,
+}
 
 impl Fields {
     /// The lines in order.
     #[must_use]
     pub fn lines(&self) -> &[Field] {
-        &self.0
+        &self.lines
+    }
+
+    /// Whether a line had one of these names when the head was parsed; it may have been taken out since.
+    #[must_use]
+    pub(crate) const fn had_any(&self, names: KnownSet) -> bool {
+        self.found.0 & names.0 != 0
     }
 
     /// The first line with this name.
     #[must_use]
     pub fn first(&self, known: Known) -> Option<&Field> {
-        self.0.iter().find(|field| field.known == known)
+        if !self.found.contains(known) {
+            return None;
+        }
+        self.lines.iter().find(|field| field.known == known)
     }
 
     /// Takes out every line for which `test` holds for the name.
     pub fn drop_where(&mut self, bytes: &[u8], mut test: impl FnMut(&[u8]) -> bool) {
-        for field in &mut self.0 {
+        self.found.0 |= 1 << Known::Dropped as u8;
+        for field in &mut self.lines {
             if !matches!(field.known, Known::Host | Known::ContentLength | Known::TransferEncoding)
                 && test(field.name.of_bytes(bytes))
             {
@@ -231,18 +247,20 @@ impl Fields {
     /// Fills the table from what `httparse` found in `bytes`.
     pub(super) fn fill(&mut self, bytes: &[u8], headers: &[httparse::Header<'_>]) {
         let base = bytes.as_ptr() as usize;
-        self.0.clear();
-        self.0.extend(headers.iter().map(|header| Field {
-            name: Span::of(header.name.as_bytes(), base),
-            value: Span::of(header.value, base),
-            known: Known::of(header.name.as_bytes()),
+        let mut found = 0;
+        self.lines.clear();
+        self.lines.extend(headers.iter().map(|header| {
+            let known = Known::of(header.name.as_bytes());
+            found |= 1 << known as u8;
+            Field { name: Span::of(header.name.as_bytes(), base), value: Span::of(header.value, base), known }
         }));
+        self.found = KnownSet(found);
     }
 
     /// Whether every line of a head that ends at `head_end` ends in CRLF. `httparse` also takes a bare LF.
     pub(super) fn lines_end_in_crlf(&self, bytes: &[u8], head_end: usize) -> bool {
         let crlf_before = |position: usize| position >= 2 && bytes[position - 2] == b'\r';
-        self.0.iter().all(|field| crlf_before(field.name.start as usize))
+        self.lines.iter().all(|field| crlf_before(field.name.start as usize))
             && crlf_before(head_end)
             && crlf_before(head_end - 2)
     }

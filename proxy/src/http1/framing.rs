@@ -1,6 +1,6 @@
 //! How the end of a message body is found (RFC 9112 §6), and the refusals that keep it unambiguous.
 
-use super::field::{Fields, Known, members};
+use super::field::{Fields, Known, KnownSet, members};
 
 /// The protocol version of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,9 @@ impl FramingFields {
     /// and lets Transfer-Encoding win over Content-Length: what another implementation may read differently is refused.
     pub(super) fn read(bytes: &[u8], fields: &Fields, version: Version) -> Result<Self, &'static str> {
         let mut found = Self::default();
+        if !fields.had_any(KnownSet::of(&[Known::ContentLength, Known::TransferEncoding])) {
+            return Ok(found);
+        }
         for field in fields.lines() {
             match field.known {
                 Known::ContentLength => {
@@ -90,6 +93,9 @@ impl ConnectionOptions {
     /// judged, not forwarded. Fields that the proxy adds are written afterwards, so they cannot be named away.
     pub(super) fn read(bytes: &[u8], fields: &mut Fields) -> Result<Self, &'static str> {
         let mut found = Self::default();
+        if !fields.had_any(KnownSet::of(&[Known::Connection])) {
+            return Ok(found);
+        }
         let mut options = 0;
         for index in 0..fields.lines().len() {
             let field = fields.lines()[index];

@@ -10,7 +10,7 @@ use rustls::server::{
     WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CipherSuite, RootCertStore, ServerConfig};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use sealane_model::config::{self, Config, HostMatch, Mtls, TlsVersion};
@@ -58,12 +58,23 @@ const SESSIONS_MAX: usize = 4096;
 
 impl Default for TlsLive {
     fn default() -> Self {
-        Self {
-            provider: Arc::new(aws_lc_rs::default_provider()),
-            system_roots: OnceLock::new(),
-            resumption: Mutex::default(),
-        }
+        Self { provider: Arc::new(provider()), system_roots: OnceLock::new(), resumption: Mutex::default() }
     }
+}
+
+/// Cryptography, with AES-128 before AES-256: it is as far out of reach, and its hash is the one that CPUs have
+/// instructions for.
+fn provider() -> CryptoProvider {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| {
+        !matches!(
+            suite.suite(),
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+        )
+    });
+    provider
 }
 
 impl fmt::Debug for TlsLive {
@@ -187,6 +198,8 @@ fn build(
     config.ticketer = resumption.tickets;
     config.session_storage = resumption.sessions;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // Clients put what they know in no telling order.
+    config.ignore_client_order = true;
     Ok(ServerTls { config: Arc::new(config), client_ca_key, expiries })
 }
 
@@ -265,4 +278,20 @@ fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
         _ => None,
     });
     Some(Facts { names: names.collect(), not_after: certificate.validity().not_after.timestamp() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aes_128_goes_before_aes_256_and_nothing_is_lost() {
+        let all = |provider: &CryptoProvider| -> Vec<CipherSuite> {
+            provider.cipher_suites.iter().map(rustls::SupportedCipherSuite::suite).collect()
+        };
+        let (ours, theirs) = (all(&provider()), all(&aws_lc_rs::default_provider()));
+        assert_eq!(ours[0], CipherSuite::TLS13_AES_128_GCM_SHA256);
+        assert_eq!(ours.len(), theirs.len());
+        assert!(theirs.iter().all(|suite| ours.contains(suite)));
+    }
 }
