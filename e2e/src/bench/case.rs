@@ -7,12 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use tokio::net::TcpStream;
 use tokio::time::{interval, sleep};
 
-use super::client::{Load, Seen, Way};
+use super::client::{self, Load, Seen, Way};
 use super::cost;
-use super::peer::{self, Peer, Surroundings};
+use super::peer::{self, Kind, Peer, Surroundings};
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,29 +30,62 @@ pub enum Case {
     Http2,
     /// A new plain connection for each request.
     Connect,
-    /// Memory of connections that idle.
+    /// Memory of plain connections that have had an answer and idle.
     Idle,
+    /// `Small` through a chain of request id, JWT, rate limit, header edits and access log, over `Small`; Sealane only.
+    Chain,
+    /// `Medium` from the cache over `Medium`; Sealane only.
+    Cache,
     /// `Small` while snapshots are swapped ten times a second, against `Small` without; Sealane only.
     Swap,
     /// Data system calls of a small request; needs strace.
     Syscalls,
 }
 
-/// Every case in order: name, what its figure is, and the budget as a ratio to nginx (or the figure itself where there is no
-/// ratio).
-pub const CASES: [(Case, &str, &str, &str); 10] = [
-    // First: later, memory that other cases needed would be used again.
-    (Case::Idle, "idle", "KiB per idle connection", "≤ 2.5 KiB"),
-    (Case::Small, "small", "CPU µs per request, keepalive, 100 B", "≤ 0.72 of nginx"),
-    (Case::Medium, "medium", "CPU µs per request, keepalive, 10 KiB", "≤ 0.78 of nginx"),
-    (Case::Large, "large", "CPU µs per request, keepalive, 1 MiB", "≤ 0.45 of nginx, ≤ 0.8 of haproxy"),
-    (Case::Tls, "tls", "CPU µs per request, TLS 1.3 keepalive, 100 B", "≤ 0.65 of nginx"),
-    (Case::Handshake, "handshake", "CPU µs per full TLS handshake and request", "≤ 0.55 of nginx"),
-    (Case::Http2, "h2", "CPU µs per request, HTTP/2 over TLS, 100 B", "≤ 0.70 of nginx"),
-    (Case::Connect, "connect", "CPU µs per request on a connection of its own, 100 B", "none"),
-    (Case::Swap, "swap", "p99 with ten swaps a second over p99 without", "≤ 1.05"),
-    (Case::Syscalls, "syscalls", "data system calls per keepalive request, 100 B", "≤ 4.2"),
-];
+/// A case as it is asked for and reported.
+#[derive(Clone, Copy, Debug)]
+pub struct Described {
+    /// What is measured.
+    pub case: Case,
+    /// What it is called.
+    pub name: &'static str,
+    /// What its figure is.
+    pub what: &'static str,
+    /// What may not be exceeded.
+    pub budgets: &'static [Budget],
+}
+
+/// What a figure may be at most.
+#[derive(Clone, Copy, Debug)]
+pub enum Budget {
+    /// Times the figure of this peer.
+    Of(&'static str, f64),
+    /// Itself.
+    Figure(f64),
+}
+
+/// Every case in order.
+pub const CASES: [Described; 12] = {
+    use Budget::{Figure, Of};
+    const fn of(case: Case, name: &'static str, what: &'static str, budgets: &'static [Budget]) -> Described {
+        Described { case, name, what, budgets }
+    }
+    [
+        // First: later, memory that other cases needed would be used again.
+        of(Case::Idle, "idle", "KiB per idle connection", &[Figure(2.5)]),
+        of(Case::Small, "small", "CPU µs per request, keepalive, 100 B", &[Of("nginx", 0.72)]),
+        of(Case::Medium, "medium", "CPU µs per request, keepalive, 10 KiB", &[Of("nginx", 0.78)]),
+        of(Case::Large, "large", "CPU µs per request, keepalive, 1 MiB", &[Of("nginx", 0.45), Of("haproxy", 0.8)]),
+        of(Case::Tls, "tls", "CPU µs per request, TLS 1.3 keepalive, 100 B", &[Of("nginx", 0.65)]),
+        of(Case::Handshake, "handshake", "CPU µs per full TLS handshake and request", &[Of("nginx", 0.55)]),
+        of(Case::Http2, "h2", "CPU µs per request, HTTP/2 over TLS, 100 B", &[Of("nginx", 0.70)]),
+        of(Case::Connect, "connect", "CPU µs per request on a connection of its own, 100 B", &[]),
+        of(Case::Chain, "chain", "CPU through a chain of middleware over CPU without, 100 B", &[Figure(1.6)]),
+        of(Case::Cache, "cache", "CPU of a cache hit over CPU of a proxied request, 10 KiB", &[Figure(0.5)]),
+        of(Case::Swap, "swap", "p99 with ten swaps a second over p99 without", &[Figure(1.05)]),
+        of(Case::Syscalls, "syscalls", "data system calls per keepalive request, 100 B", &[Figure(4.2)]),
+    ]
+};
 
 /// One round.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,6 +119,8 @@ pub struct Setting {
     pub around: Surroundings,
 }
 
+/// A line that browsers send.
+const COOKIE: &str = "Cookie: sid=abcdef0123456789; theme=dark\r\n";
 /// Before a round is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -95,34 +129,57 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// # Errors
 /// The load cannot be started.
 pub async fn round(case: Case, peer: &Peer, setting: &Setting) -> io::Result<Option<Figure>> {
-    let load = |path, connections, way, tls: Option<&Arc<ClientConfig>>| Load {
+    let with = |path, connections, way, tls: Option<&Arc<ClientConfig>>, lines: &Arc<str>| Load {
         address: if tls.is_some() { peer.secure } else { peer.plain },
         path,
+        lines: Arc::clone(lines),
         connections,
         way,
         tls: tls.cloned(),
     };
+    let (cookie, none): (Arc<str>, Arc<str>) = (COOKIE.into(), "".into());
+    let load = |path, connections, way, tls| with(path, connections, way, tls, &cookie);
+    let kept = |path| load(path, 64, Way::KeepAlive, None);
     let tls = Some(&setting.tls);
+    if peer.kind == Kind::Relay && !matches!(case, Case::Small | Case::Medium | Case::Large) {
+        return Ok(None);
+    }
     match case {
-        Case::Small => cpu(peer, setting, load("/s", 64, Way::KeepAlive, None)).await.map(Some),
-        Case::Medium => cpu(peer, setting, load("/m", 64, Way::KeepAlive, None)).await.map(Some),
+        Case::Small => cpu(peer, setting, kept("/s")).await.map(Some),
+        Case::Medium => cpu(peer, setting, kept("/m")).await.map(Some),
         Case::Large => cpu(peer, setting, load("/l", 16, Way::KeepAlive, None)).await.map(Some),
         Case::Tls => cpu(peer, setting, load("/s", 64, Way::KeepAlive, tls)).await.map(Some),
         Case::Handshake => cpu(peer, setting, load("/s", 8, Way::Fresh, tls)).await.map(Some),
         Case::Connect => cpu(peer, setting, load("/s", 16, Way::Fresh, None)).await.map(Some),
-        Case::Http2 if peer.http2 => {
+        Case::Http2 => {
             let load = load("/s", 8, Way::Http2 { streams: 16 }, Some(&setting.tls_http2));
             cpu(peer, setting, load).await.map(Some)
         }
-        Case::Http2 => Ok(None),
-        Case::Idle => idle(peer, setting.idle_connections).await.map(Some),
+        Case::Idle => idle(peer, &load("/s", setting.idle_connections, Way::KeepAlive, None)).await.map(Some),
+        Case::Chain if peer.kind == Kind::Own => {
+            let lines: Arc<str> = format!("{COOKIE}{}", setting.around.authorization).into();
+            let chain = with("/s/chain", 64, Way::KeepAlive, None, &lines);
+            over(peer, setting, chain, kept("/s")).await.map(Some)
+        }
+        Case::Cache if peer.kind == Kind::Own => {
+            // Answers to requests with cookies are not stored.
+            let bare = |path| with(path, 64, Way::KeepAlive, None, &none);
+            over(peer, setting, bare("/m/cached"), bare("/m")).await.map(Some)
+        }
+        Case::Chain | Case::Cache => Ok(None),
         Case::Swap => swap(peer, setting, load("/s", 32, Way::KeepAlive, None)).await,
-        Case::Syscalls => syscalls(peer, setting, load("/s", 64, Way::KeepAlive, None)).await,
+        Case::Syscalls => syscalls(peer, setting, kept("/s")).await,
     }
 }
 
+/// What a request costs one way over what it costs another way.
+async fn over(peer: &Peer, setting: &Setting, one: Load, other: Load) -> io::Result<Figure> {
+    let (one, other) = (cpu(peer, setting, one).await?, cpu(peer, setting, other).await?);
+    Ok(Figure { value: one.value / other.value, failed: one.failed + other.failed, ..one })
+}
+
 async fn cpu(peer: &Peer, setting: &Setting, load: Load) -> io::Result<Figure> {
-    let running = load.start()?;
+    let running = load.start(&setting.around.load)?;
     sleep(WARM_UP).await;
     let before = cost::of(peer.pid());
     let seen = running.measure(setting.duration).await;
@@ -141,17 +198,12 @@ fn figure(value: f64, seen: &Seen, duration: Duration, resident_kib: u64) -> Fig
     }
 }
 
-/// Connections that have been accepted and sent nothing.
-async fn idle(peer: &Peer, connections: usize) -> io::Result<Figure> {
+async fn idle(peer: &Peer, load: &Load) -> io::Result<Figure> {
     let before = cost::of(peer.pid()).resident_kib;
-    let mut open = Vec::with_capacity(connections);
-    for _ in 0..connections {
-        open.push(TcpStream::connect(peer.plain).await?);
-    }
-    // The last ones are accepted a moment after they are connected.
-    sleep(WARM_UP).await;
+    let open = client::idle(load).await.map_err(|error| io::Error::other(format!("{}: {error}", peer.name)))?;
     let resident_kib = cost::of(peer.pid()).resident_kib;
-    let value = resident_kib.saturating_sub(before) as f64 / connections as f64;
+    drop(open);
+    let value = resident_kib.saturating_sub(before) as f64 / load.connections as f64;
     Ok(Figure { value, resident_kib, ..Figure::default() })
 }
 
@@ -160,7 +212,7 @@ const SWAP_INTERVAL: Duration = Duration::from_millis(100);
 
 async fn swap(peer: &Peer, setting: &Setting, load: Load) -> io::Result<Option<Figure>> {
     let Some(config) = peer.config.clone() else { return Ok(None) };
-    let running = load.start()?;
+    let running = load.start(&setting.around.load)?;
     sleep(WARM_UP).await;
     let without = running.measure(setting.duration).await;
     let (around, plain, secure, pid) = (setting.around.clone(), peer.plain, peer.secure, peer.pid());
@@ -186,7 +238,7 @@ const DATA_CALLS: &str = "read,write,readv,writev,recvfrom,sendto,recvmsg,sendms
 
 async fn syscalls(peer: &Peer, setting: &Setting, load: Load) -> io::Result<Option<Figure>> {
     let Some(strace) = peer::installed("strace") else { return Ok(None) };
-    let running = load.start()?;
+    let running = load.start(&setting.around.load)?;
     sleep(WARM_UP).await;
     let mut command = Command::new(strace);
     command.args(["-f", "-c", "-U", "calls,name", "-e", &format!("trace={DATA_CALLS}")]);

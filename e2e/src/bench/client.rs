@@ -1,19 +1,30 @@
 //! The load: so many connections, each with one request after the other, on a thread of its own.
+//!
+//! It must cost less than what it measures. Connections own no buffer: answers are read into one of the thread, and bodies
+//! that come plain are thrown away inside the kernel.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::ready;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
+use memchr::memmem;
+use rustix::net::RecvFlags;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::place::Place;
 
 /// What is asked for, and how.
 #[derive(Clone, Debug)]
@@ -22,6 +33,8 @@ pub struct Load {
     pub address: SocketAddr,
     /// Which answer; see [`super::origin`].
     pub path: &'static str,
+    /// Further lines of the request, each with its end.
+    pub lines: Arc<str>,
     /// At the same time.
     pub connections: usize,
     /// The way.
@@ -86,11 +99,13 @@ impl Load {
     ///
     /// # Errors
     /// No thread.
-    pub fn start(self) -> io::Result<Running> {
+    pub fn start(self, place: &Place) -> io::Result<Running> {
         let shared = Arc::new(Shared::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let of_thread = Arc::clone(&shared);
+        let place = place.clone();
         let thread = std::thread::Builder::new().name("load".to_owned()).spawn(move || {
+            place.enter();
             runtime.block_on(async move {
                 let tasks: Vec<_> =
                     (0..self.connections).map(|_| tokio::spawn(drive(self.clone(), Arc::clone(&of_thread)))).collect();
@@ -161,14 +176,10 @@ const PAUSE: Duration = Duration::from_millis(10);
 async fn drive(load: Load, shared: Arc<Shared>) {
     while !shared.is_over() {
         let started = Instant::now();
-        let outcome = match (load.way, &load.tls) {
-            (Way::Http2 { streams }, _) => drive_http2(&load, streams, &shared).await,
-            (_, None) => match connect(&load).await {
-                Ok(tcp) => drive_http1(tcp, &load, started, &shared).await,
-                Err(error) => Err(error),
-            },
-            (_, Some(_)) => match connect_tls(&load).await {
-                Ok(tls) => drive_http1(tls, &load, started, &shared).await,
+        let outcome = match load.way {
+            Way::Http2 { streams } => drive_http2(&load, streams, &shared).await,
+            Way::KeepAlive | Way::Fresh => match connect(&load).await {
+                Ok(wire) => drive_http1(wire, &load, started, &shared).await,
                 Err(error) => Err(error),
             },
         };
@@ -179,35 +190,137 @@ async fn drive(load: Load, shared: Arc<Shared>) {
     }
 }
 
-async fn connect(load: &Load) -> io::Result<TcpStream> {
+async fn connect_plain(load: &Load) -> io::Result<TcpStream> {
     let tcp = TcpStream::connect(load.address).await?;
     tcp.set_nodelay(true)?;
+    // Ports are used again at once: no connection of a load waits for a minute after its end.
+    tcp.set_zero_linger()?;
     Ok(tcp)
 }
 
-async fn connect_tls(load: &Load) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+async fn connect_tls(load: &Load) -> io::Result<TlsStream<TcpStream>> {
     let connector = TlsConnector::from(load.tls.clone().ok_or(io::ErrorKind::Unsupported)?);
     let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-    connector.connect(name, connect(load).await?).await
+    connector.connect(name, connect_plain(load).await?).await
 }
 
-async fn drive_http1(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    load: &Load,
-    mut started: Instant,
-    shared: &Shared,
-) -> io::Result<()> {
+async fn connect(load: &Load) -> io::Result<Wire> {
+    Ok(match load.tls {
+        None => Wire::Plain(connect_plain(load).await?),
+        Some(_) => Wire::Tls(Box::new(connect_tls(load).await?)),
+    })
+}
+
+/// Bytes of one read.
+const SCRATCH_BYTES: usize = 256 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; SCRATCH_BYTES]);
+}
+
+/// A connection of HTTP/1.1.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Wire {
+    async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.write_all(bytes).await,
+            Self::Tls(tls) => {
+                tls.write_all(bytes).await?;
+                tls.flush().await
+            }
+        }
+    }
+
+    /// Reads once, and lets `look` see it.
+    async fn read<R>(&mut self, mut look: impl FnMut(&[u8]) -> R) -> io::Result<R> {
+        std::future::poll_fn(|cx| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                let mut room = ReadBuf::new(scratch);
+                match self {
+                    Self::Plain(tcp) => ready!(Pin::new(tcp).poll_read(cx, &mut room))?,
+                    Self::Tls(tls) => ready!(Pin::new(tls).poll_read(cx, &mut room))?,
+                }
+                if room.filled().is_empty() {
+                    return std::task::Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                std::task::Poll::Ready(Ok(look(room.filled())))
+            })
+        })
+        .await
+    }
+
+    /// Takes `left` bytes and forgets them.
+    async fn skip(&mut self, mut left: usize) -> io::Result<()> {
+        while left > 0 {
+            let taken = match self {
+                Self::Plain(tcp) => {
+                    let skip = || {
+                        SCRATCH.with_borrow_mut(|scratch| {
+                            let most = left.min(scratch.len());
+                            Ok(rustix::net::recv(&*tcp, &mut scratch[..most], RecvFlags::TRUNC)?.1)
+                        })
+                    };
+                    tcp.async_io(Interest::READABLE, skip).await?
+                }
+                Self::Tls(_) => self.read(<[u8]>::len).await?,
+            };
+            if taken == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left = left.saturating_sub(taken);
+        }
+        Ok(())
+    }
+
+    async fn read_answer(&mut self) -> io::Result<()> {
+        let mut head = Vec::new();
+        let left = loop {
+            let left = self
+                .read(|bytes| {
+                    if head.is_empty()
+                        && let Some(left) = left_of(bytes).transpose()
+                    {
+                        return left.map(Some);
+                    }
+                    head.extend_from_slice(bytes);
+                    left_of(&head)
+                })
+                .await??;
+            if let Some(left) = left {
+                break left;
+            }
+        };
+        self.skip(left).await
+    }
+}
+
+/// Bytes of an answer that are yet to come; `None`: its head is not complete.
+fn left_of(bytes: &[u8]) -> io::Result<Option<usize>> {
+    const LENGTH: &[u8] = b"content-length:";
+    let Some(end) = memmem::find(bytes, b"\r\n\r\n") else { return Ok(None) };
+    let head = &bytes[..end];
+    if !head.starts_with(b"HTTP/1.1 200") {
+        return Err(io::Error::other(String::from_utf8_lossy(head).into_owned()));
+    }
+    let length = head.split(|&byte| byte == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked(LENGTH.len())?;
+        name.eq_ignore_ascii_case(LENGTH).then(|| std::str::from_utf8(value).ok()?.trim().parse::<usize>().ok())?
+    });
+    let length = length.ok_or_else(|| io::Error::other("an answer without a length"))?;
+    Ok(Some((end + 4 + length).saturating_sub(bytes.len())))
+}
+
+async fn drive_http1(mut wire: Wire, load: &Load, mut started: Instant, shared: &Shared) -> io::Result<()> {
     let fresh = load.way == Way::Fresh;
-    let close = if fresh { "Connection: close\r\n" } else { "" };
-    let request = format!(
-        "GET {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) load/1.0\r\nAccept: text/html,\
-         application/json;q=0.9,*/*;q=0.8\r\nAccept-Encoding: gzip, br\r\nCookie: sid=abcdef0123456789; theme=dark\r\n{close}\r\n",
-        load.path
-    );
-    let mut buffer = vec![0; 64 << 10];
+    let request = request(load);
     loop {
-        stream.write_all(request.as_bytes()).await?;
-        let outcome = read_answer(&mut stream, &mut buffer).await;
+        wire.send(request.as_bytes()).await?;
+        let outcome = wire.read_answer().await;
         shared.note(started, &outcome);
         outcome?;
         if fresh || shared.is_over() {
@@ -217,30 +330,36 @@ async fn drive_http1(
     }
 }
 
-async fn read_answer(stream: &mut (impl AsyncRead + Unpin), buffer: &mut [u8]) -> io::Result<()> {
-    let mut filled = 0;
-    let mut left = loop {
-        let read = stream.read(&mut buffer[filled..]).await?;
-        if read == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        filled += read;
-        let Some(end) = buffer[..filled].windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&buffer[..end]).to_ascii_lowercase();
-        if !head.starts_with("http/1.1 200") {
-            return Err(io::Error::other(head));
-        }
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
-        let length = length.ok_or_else(|| io::Error::other("an answer without a length"))?;
-        break (end + 4 + length).saturating_sub(filled);
-    };
-    while left > 0 {
-        match stream.read(buffer).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            read => left = left.saturating_sub(read),
-        }
+fn request(load: &Load) -> String {
+    let close = if load.way == Way::Fresh { "Connection: close\r\n" } else { "" };
+    format!(
+        "GET {} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) load/1.0\r\nAccept: text/html,\
+         application/json;q=0.9,*/*;q=0.8\r\nAccept-Encoding: gzip, br\r\n{}{close}\r\n",
+        load.path, load.lines
+    )
+}
+
+/// How long an answer may take where only that it comes is of interest.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that have had one answer each and idle from then on.
+///
+/// # Errors
+/// One of them had none.
+pub async fn idle(load: &Load) -> io::Result<impl Sized> {
+    let request = request(load);
+    let mut open = Vec::with_capacity(load.connections);
+    for number in 1..=load.connections {
+        let one = async {
+            let mut wire = connect(load).await?;
+            wire.send(request.as_bytes()).await?;
+            wire.read_answer().await.map(|()| wire)
+        };
+        let answered = timeout(ANSWER_TIMEOUT, one).await;
+        let late = |_| io::Error::other(format!("connection number {number} had no answer"));
+        open.push(answered.map_err(late)??);
     }
-    Ok(())
+    Ok(open)
 }
 
 async fn drive_http2(load: &Load, streams: usize, shared: &Arc<Shared>) -> io::Result<()> {

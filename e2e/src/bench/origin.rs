@@ -4,19 +4,26 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::place::Place;
 
 /// Starts an origin on a thread of its own; it ends with the process.
 ///
 /// # Errors
 /// No socket or no thread.
-pub fn start() -> io::Result<SocketAddr> {
+pub fn start(place: &Place) -> io::Result<SocketAddr> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
     listener.set_nonblocking(true)?;
+    let place = place.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name("origin".to_owned()).spawn(move || runtime.block_on(serve(listener)))?;
+    std::thread::Builder::new().name("origin".to_owned()).spawn(move || {
+        place.enter();
+        runtime.block_on(serve(listener));
+    })?;
     Ok(address)
 }
 
@@ -45,7 +52,7 @@ async fn answer_all(mut stream: TcpStream, answers: Arc<[Vec<u8>; 3]>) {
             Ok(0) | Err(_) => return,
             Ok(read) => filled += read,
         }
-        while let Some(end) = buffer[..filled].windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+        while let Some(end) = memmem::find(&buffer[..filled], b"\r\n\r\n") {
             let answer = match buffer[..filled].iter().position(|byte| *byte == b'/').map(|at| buffer[at + 1]) {
                 Some(b'm') => &answers[1],
                 Some(b'l') => &answers[2],

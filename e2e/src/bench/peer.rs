@@ -11,19 +11,21 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
+use super::place::Place;
+use super::token;
 use crate::fleet::free_address;
 
 /// A started proxy; ends when dropped.
 #[derive(Debug)]
 pub struct Peer {
     /// As the report calls it.
-    pub name: &'static str,
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
     /// Where it speaks plain HTTP.
     pub plain: SocketAddr,
     /// Where it speaks TLS.
     pub secure: SocketAddr,
-    /// HTTP/2 over TLS is on.
-    pub http2: bool,
     /// Its config, where another one can be put in its place.
     pub config: Option<PathBuf>,
     child: Child,
@@ -40,6 +42,41 @@ pub struct Surroundings {
     pub key: PathBuf,
     /// The origin.
     pub origin: SocketAddr,
+    /// For proxies.
+    pub proxy: Place,
+    /// For whoever asks them.
+    pub load: Place,
+    /// A line of a request that routes which ask for a token let pass.
+    pub authorization: std::sync::Arc<str>,
+}
+
+impl Surroundings {
+    /// Makes the files in `directory`.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn make(directory: &Path, origin: SocketAddr, (proxy, load): (Place, Place)) -> io::Result<(Self, String)> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(io::Error::other)?;
+        let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+        fs::write(&certificate, made.cert.pem())?;
+        fs::write(&key, made.signing_key.serialize_pem())?;
+        let (keys, token) = token::make()?;
+        fs::write(directory.join("jwks.json"), keys)?;
+        let authorization = format!("Authorization: Bearer {token}\r\n").into();
+        let directory = directory.to_owned();
+        Ok((Self { directory, certificate, key, origin, proxy, load, authorization }, made.cert.pem()))
+    }
+}
+
+/// What a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Sealane.
+    Own,
+    /// Another proxy.
+    Other,
+    /// No proxy: [`super::relay`].
+    Relay,
 }
 
 impl Peer {
@@ -64,27 +101,47 @@ impl Drop for Peer {
 ///
 /// # Errors
 /// It does not start.
-pub async fn sealane(program: &Path, around: &Surroundings) -> io::Result<Peer> {
+pub async fn sealane(name: &str, program: &Path, around: &Surroundings) -> io::Result<Peer> {
     let (plain, secure) = (free_address(), free_address());
-    let path = around.directory.join("sealane.yaml");
+    let path = around.directory.join(format!("{name}.yaml"));
     fs::write(&path, sealane_config(around, plain, secure, 0))?;
     let mut command = Command::new(program);
     command.args(["run", "--threads", "1", "--admin", "off"]).arg(&path);
-    start("sealane", command, around, (plain, secure), true, Some(path)).await
+    start(name, command, around, (plain, secure), Some(path)).await
 }
 
 /// The config of [`sealane`]; another `version` is another config.
 #[must_use]
 pub fn sealane_config(around: &Surroundings, plain: SocketAddr, secure: SocketAddr, version: u32) -> String {
     let (certificate, key, origin) = (around.certificate.display(), around.key.display(), around.origin);
+    let (jwks, issuer) = (around.directory.join("jwks.json"), token::ISSUER);
+    let jwks = jwks.display();
     format!(
-        "version: 1\nlisteners:\n  - {{ name: plain, address: \"{plain}\" }}\n  - {{ name: secure, address: \"{secure}\", tls: true }}\n\
-         tls:\n  certificates: [{{ sni: localhost, cert_file: {certificate}, key_file: {key} }}]\n\
-         logging: {{ access: stdout, format: json }}\n\
-         routes:\n  - {{ id: api, host: api.example.com, path_prefix: /v1/, pool: origin }}\n  \
-         - {{ id: version, path: /version-{version}, pool: origin }}\n  \
-         - {{ id: all, path_prefix: /, pool: origin, policy: {{ timeout: 30s }} }}\n\
-         pools:\n  - {{ id: origin, endpoints: [\"{origin}\"], connections: {{ max_idle: 512 }} }}\n"
+        "version: 1
+listeners:
+  - {{ name: plain, address: \"{plain}\" }}
+  - {{ name: secure, address: \"{secure}\", tls: true }}
+tls:
+  certificates: [{{ sni: localhost, cert_file: {certificate}, key_file: {key} }}]
+limits: {{ max_connections: 60000, max_connections_per_client: 60000 }}
+logging: {{ access: stdout, format: json }}
+middleware:
+  - id: chain
+    stages:
+      - {{ type: request_id }}
+      - {{ type: auth, config: {{ jwt: {{ issuer: '{issuer}', audience: api, jwks_file: '{jwks}' }} }} }}
+      - {{ type: rate_limit, config: {{ requests_per_second: 1000000, burst: 1000000 }} }}
+      - {{ type: header_transform, config: {{ set: {{ X-Proxy: sealane }}, response: {{ set: {{ X-Served-By: sealane }} }} }} }}
+      - {{ type: access_log }}
+cache: {{ rules: [{{ path_prefix: /m/cached, ttl: 1h }}] }}
+routes:
+  - {{ id: api, host: api.example.com, path_prefix: /v1/, pool: origin }}
+  - {{ id: version, path: /version-{version}, pool: origin }}
+  - {{ id: chain, path_prefix: /s/chain, pool: origin, middleware: chain, policy: {{ timeout: 30s }} }}
+  - {{ id: all, path_prefix: /, pool: origin, policy: {{ timeout: 30s }} }}
+pools:
+  - {{ id: origin, endpoints: [\"{origin}\"], connections: {{ max_idle: 512 }} }}
+"
     )
 }
 
@@ -118,7 +175,7 @@ pub async fn nginx(around: &Surroundings) -> io::Result<Option<Peer>> {
     fs::write(&path, config)?;
     let mut command = Command::new(program);
     command.arg("-c").arg(&path);
-    start("nginx", command, around, (plain, secure), true, None).await.map(Some)
+    start("nginx", command, around, (plain, secure), None).await.map(Some)
 }
 
 /// HAProxy, if it is installed.
@@ -132,7 +189,7 @@ pub async fn haproxy(around: &Surroundings) -> io::Result<Option<Peer>> {
     fs::write(&both, [fs::read(&around.certificate)?, fs::read(&around.key)?].concat())?;
     let (both, origin) = (both.display(), around.origin);
     let config = format!(
-        "global\n nbthread 1\n fd-hard-limit 20000\ndefaults\n mode http\n timeout connect 5s\n timeout client 300s\n timeout server 60s\n \
+        "global\n nbthread 1\n fd-hard-limit 60000\n maxconn 25000\ndefaults\n mode http\n timeout connect 5s\n timeout client 300s\n timeout server 60s\n \
          option http-keep-alive\n http-reuse always\n option forwardfor\n option splice-response\n\
          frontend f\n bind {plain} backlog 4096\n bind {secure} ssl crt {both} alpn h2,http/1.1 backlog 4096\n default_backend b\n\
          backend b\n balance roundrobin\n server s1 {origin} pool-max-conn -1\n"
@@ -141,7 +198,7 @@ pub async fn haproxy(around: &Surroundings) -> io::Result<Option<Peer>> {
     fs::write(&path, config)?;
     let mut command = Command::new(program);
     command.arg("-db").arg("-f").arg(&path);
-    start("haproxy", command, around, (plain, secure), true, None).await.map(Some)
+    start("haproxy", command, around, (plain, secure), None).await.map(Some)
 }
 
 /// Envoy, if it is installed.
@@ -164,7 +221,7 @@ pub async fn envoy(around: &Surroundings) -> io::Result<Option<Peer>> {
     fs::write(&path, config)?;
     let mut command = Command::new(program);
     command.args(["--concurrency", "1", "-l", "critical", "--disable-hot-restart", "-c"]).arg(&path);
-    start("envoy", command, around, (plain, secure), true, None).await.map(Some)
+    start("envoy", command, around, (plain, secure), None).await.map(Some)
 }
 
 fn envoy_listener(name: &str, address: SocketAddr, tls: Option<&Surroundings>) -> String {
@@ -191,6 +248,19 @@ fn envoy_listener(name: &str, address: SocketAddr, tls: Option<&Surroundings>) -
     )
 }
 
+/// The relay, as a process of its own: `program` runs [`super::relay::run`] when it is asked to.
+///
+/// # Errors
+/// It does not start.
+pub async fn relay(program: &Path, around: &Surroundings) -> io::Result<Peer> {
+    let address = free_address();
+    let mut command = Command::new(program);
+    command.arg("relay").arg(address.to_string()).arg(around.origin.to_string());
+    let mut peer = start("tcp relay", command, around, (address, address), None).await?;
+    peer.kind = Kind::Relay;
+    Ok(peer)
+}
+
 /// Where a program is, looked up in `PATH` and `/usr/sbin`.
 #[must_use]
 pub fn installed(program: &str) -> Option<PathBuf> {
@@ -203,20 +273,20 @@ pub fn installed(program: &str) -> Option<PathBuf> {
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn start(
-    name: &'static str,
+    name: &str,
     mut command: Command,
     around: &Surroundings,
     (plain, secure): (SocketAddr, SocketAddr),
-    http2: bool,
     config: Option<PathBuf>,
 ) -> io::Result<Peer> {
     let errors = around.directory.join(format!("{name}.err"));
-    let child = command
+    command
         .stdin(Stdio::null())
         .stdout(File::create(around.directory.join(format!("{name}.out")))?)
-        .stderr(File::create(&errors)?)
-        .spawn()?;
-    let peer = Peer { name, plain, secure, http2, config, child };
+        .stderr(File::create(&errors)?);
+    let child = around.proxy.within(|| command.spawn())?;
+    let kind = if config.is_some() { Kind::Own } else { Kind::Other };
+    let peer = Peer { name: name.to_owned(), kind, plain, secure, config, child };
     let deadline = Instant::now() + START_TIMEOUT;
     for address in [plain, secure] {
         while TcpStream::connect(address).await.is_err() {
