@@ -16,6 +16,8 @@ use crate::store::{Store, StoreError};
 
 /// Packed content that is kept, in bytes: a change of a large config, and the whole of most.
 const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Names that are known at a time: more, and those of fetches that were broken off are forgotten.
+const NAMES_MAX: usize = 64 << 10;
 
 /// Blobs, ready to be sent.
 #[derive(Debug)]
@@ -54,6 +56,9 @@ impl Content {
         let name = (digest, deflate);
         let cell = {
             let mut kept = self.kept();
+            if kept.answers.len() >= NAMES_MAX {
+                kept.answers.retain(|_, answer| answer.bytes > 0 || Arc::strong_count(&answer.answer) > 1);
+            }
             kept.uses += 1;
             let used = kept.uses;
             let answer = kept.answers.entry(name).or_default();

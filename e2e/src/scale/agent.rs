@@ -61,6 +61,8 @@ pub struct Progress {
     pub turned_away: AtomicU64,
     /// Signatures that were verified.
     pub signatures: AtomicU64,
+    /// Answers that did not come in time: a matter of load.
+    pub late: AtomicU64,
     /// Reports that were answered.
     pub reports: AtomicU64,
     /// Chunks and manifests that were fetched.
@@ -200,6 +202,11 @@ impl Agent {
                 match error.downcast_ref::<tonic::Status>().map(tonic::Status::code) {
                     Some(tonic::Code::ResourceExhausted) => {
                         self.world.progress.turned_away.fetch_add(1, Ordering::Relaxed);
+                    }
+                    code if code == Some(tonic::Code::DeadlineExceeded)
+                        || error.downcast_ref::<tokio::time::error::Elapsed>().is_some() =>
+                    {
+                        self.world.progress.late.fetch_add(1, Ordering::Relaxed);
                     }
                     // The connection broke, or there is nobody.
                     Some(tonic::Code::Unavailable | tonic::Code::Cancelled | tonic::Code::Unknown) => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::agent::Progress;
 use super::config;
 use super::figure::Figure;
 use super::fleet::{ScaleFleet, wait_for_health};
@@ -20,6 +21,8 @@ const STORM_SECONDS_MAX: f64 = 90.0;
 /// The longest from the publish command's start until the authority knows that 10,000 proxies run the revision, in seconds,
 /// without the time that a plan's bakes take.
 const CONFIRMED_SECONDS_MAX: f64 = 30.0;
+/// Lines of a page for a person, whatever the fleet's size.
+const LINES_MAX: f64 = 200.0;
 /// For everything that should come to an end.
 const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -87,8 +90,16 @@ pub async fn change(program: &Path, size: Size) -> anyhow::Result<Vec<Figure>> {
             "us",
         ),
     ]);
+    for command in [["fleet", "status"], ["rollout", "status"]] {
+        let begun = Instant::now();
+        let page = fleet.cli(&command).await;
+        anyhow::ensure!(page.code == 0, "{command:?}: {page:?}");
+        let name = command.join(" ");
+        figures.push(Figure::of(format!("`{name}`"), begun.elapsed().as_secs_f64(), "s"));
+        figures.push(Figure::of(format!("`{name}`: lines"), page.stdout.lines().count() as f64, "").at_most(LINES_MAX));
+    }
     figures.extend(standing(&fleet, size.agents));
-    figures.push(Figure::of("faults", fleet.world.progress.faults().len() as f64, "").at_most(0.0));
+    figures.extend(troubles(&fleet.world.progress));
     Ok(figures)
 }
 
@@ -159,8 +170,18 @@ pub async fn storm(program: &Path, size: Size) -> anyhow::Result<Vec<Figure>> {
         "s",
     ));
     figures.extend(standing(&fleet, size.agents));
-    figures.push(Figure::of("faults", world.progress.faults().len() as f64, "").at_most(0.0));
+    figures.extend(troubles(&world.progress));
     Ok(figures)
+}
+
+/// What went wrong, and what came late.
+fn troubles(progress: &Progress) -> Vec<Figure> {
+    let faults = progress.faults();
+    let name = if faults.is_empty() { "faults".to_owned() } else { format!("faults, such as {}", faults.join("; ")) };
+    vec![
+        Figure::of("answers that came late", progress.late.load(Ordering::Relaxed) as f64, ""),
+        Figure::of(name, faults.len() as f64, "").at_most(0.0),
+    ]
 }
 
 /// What the authority holds.

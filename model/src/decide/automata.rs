@@ -17,7 +17,7 @@ use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_automata::{Anchored, Input, MatchKind, PatternID, PatternSet};
 use regex_syntax::hir::Hir;
 
-use super::literals::{LiteralPart, LiteralsBuilder};
+use super::literals::{Literal, Literals, LiteralsBuilder};
 use super::syntax::{self, Anchoring};
 use crate::config::Pattern;
 
@@ -33,7 +33,7 @@ pub(super) struct Automata {
     slots: Vec<Slot>,
     /// For the next table.
     members: Vec<Arc<Member>>,
-    literals: Vec<Arc<LiteralPart>>,
+    literals: Literals,
 }
 
 /// A pattern, and what is known of it.
@@ -42,7 +42,7 @@ pub(super) struct Member {
     anchoring: Anchoring,
     pattern: Pattern,
     /// See [`syntax::required_literals`].
-    pub(super) required: Vec<Vec<Vec<u8>>>,
+    pub(super) required: Vec<Vec<Literal>>,
 }
 
 /// Patterns in one automaton, by their number in it.
@@ -142,7 +142,7 @@ pub(super) struct AutomataBuilder<'p> {
 impl<'p> AutomataBuilder<'p> {
     /// For a table that comes after another.
     pub(super) fn after(before: Option<&'p Automata>) -> Self {
-        let Some(before) = before else { return Self::default() };
+        let Some(before) = before.filter(|before| !before.literals.is_overgrown()) else { return Self::default() };
         let known =
             |member: &'p Arc<Member>| ((member.anchoring, member.pattern.as_str()), (Arc::clone(member), false));
         let sets = before.sets.iter().enumerate();
@@ -157,9 +157,10 @@ impl<'p> AutomataBuilder<'p> {
 
     /// What is known of a pattern.
     pub(super) fn member(&mut self, anchoring: Anchoring, pattern: &'p Pattern) -> Arc<Member> {
-        let (member, wanted) = self.known.entry((anchoring, pattern.as_str())).or_insert_with(|| {
+        let Self { known, literals, .. } = self;
+        let (member, wanted) = known.entry((anchoring, pattern.as_str())).or_insert_with(|| {
             let required = syntax::required_literals(&syntax::parse_anchored(pattern, anchoring));
-            (Arc::new(Member { anchoring, pattern: pattern.clone(), required }), false)
+            (Arc::new(Member { anchoring, pattern: pattern.clone(), required: literals.number(required) }), false)
         });
         *wanted = true;
         Arc::clone(member)
@@ -246,12 +247,16 @@ impl<'p> AutomataBuilder<'p> {
             let members = chunk.iter().map(|ticket| Arc::clone(&self.wanted[*ticket])).collect();
             shared.push(Arc::new(Automaton::new(members)));
         }
+        let members: Vec<Arc<Member>> =
+            self.known.into_values().filter(|(_, wanted)| *wanted).map(|(member, _)| member).collect();
         Automata {
             shared,
             sets: self.sets,
             slots: slots.into_iter().flatten().collect(),
-            members: self.known.into_values().filter(|(_, wanted)| *wanted).map(|(member, _)| member).collect(),
-            literals: self.literals.finish(),
+            literals: self
+                .literals
+                .finish(members.iter().map(|one| one.required.iter().map(Vec::len).sum::<usize>()).sum()),
+            members,
         }
     }
 }

@@ -4,13 +4,10 @@
 //! A pass over the text finds the literals that are there, and only the patterns that they stand for are run. Patterns
 //! without such a literal are a *crowd*: run together, in sets. Knows nothing of routes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-
 use super::automata::{Automata, AutomataBuilder, Caches, Member, Ticket};
-use super::literals::LiteralPart;
+use super::literals::{Literal, LiteralPart};
 use super::paths::small;
 use super::rank::{NO_RANK, Rank};
 use super::syntax::Anchoring;
@@ -39,7 +36,7 @@ pub(super) struct PatternScratch {
 /// Patterns that a literal points at.
 #[derive(Debug)]
 struct Keyed {
-    parts: Vec<Literals>,
+    parts: Vec<Part>,
     /// Literals of all parts.
     literals: usize,
     /// The patterns of all literals, those of one side by side.
@@ -50,8 +47,8 @@ struct Keyed {
 
 /// Literals that are searched together.
 #[derive(Debug)]
-struct Literals {
-    part: Arc<LiteralPart>,
+struct Part {
+    literals: Arc<LiteralPart>,
     /// Number of the first among those of all parts.
     first: usize,
     /// By literal: the patterns that it points at, a piece of [`Keyed::patterns`]. Empty: nobody wants it any more.
@@ -76,7 +73,9 @@ impl Patterns {
     ) -> Self {
         let members: Vec<Arc<Member>> =
             patterns.iter().map(|(pattern, _)| automata.member(anchoring, pattern)).collect();
-        let keys = if patterns.len() > CROWD_MAX { keys(&members) } else { vec![None; patterns.len()] };
+        let required: Vec<&[Vec<Literal>]> = members.iter().map(|member| member.required.as_slice()).collect();
+        let is_many = patterns.len() > CROWD_MAX as usize;
+        let keys = if is_many { automata.literals.rarest(&required, CROWD_MAX) } else { vec![None; patterns.len()] };
         let crowd: Vec<usize> = (0..patterns.len()).filter(|number| keys[*number].is_none()).collect();
         let in_crowd: Vec<Arc<Member>> = crowd.iter().map(|number| Arc::clone(&members[*number])).collect();
         let crowds = automata.add_sets(&in_crowd).into_iter().map(|set| {
@@ -147,21 +146,8 @@ impl PatternScratch {
 
 impl Keyed {
     /// Those of `members` that have a key.
-    fn new(members: &[Arc<Member>], keys: &[Option<&[Vec<u8>]>], automata: &mut AutomataBuilder<'_>) -> Self {
-        let mut literals: Vec<&[u8]> = Vec::new();
-        let mut known: HashMap<&[u8], usize, FixedState> = HashMap::default();
-        // Each literal with each pattern that it points at.
-        let mut pairs: Vec<(usize, u32)> = Vec::new();
-        for (number, key) in keys.iter().enumerate() {
-            for literal in key.iter().copied().flatten().map(Vec::as_slice) {
-                let literal = *known.entry(literal).or_insert_with(|| {
-                    literals.push(literal);
-                    literals.len() - 1
-                });
-                pairs.push((literal, small(number)));
-            }
-        }
-        pairs.sort_unstable();
+    fn new(members: &[Arc<Member>], keys: &[Option<&[Literal]>], automata: &mut AutomataBuilder<'_>) -> Self {
+        let (literals, pairs) = automata.literals.index(keys);
         let mut pieces = vec![(0, 0); literals.len()];
         let mut at = 0;
         for of_one in pairs.chunk_by(|(one, _), (other, _)| one == other) {
@@ -169,11 +155,11 @@ impl Keyed {
             at += of_one.len();
         }
         let mut first = 0;
-        let parts = automata.literals.place(&literals).into_iter().map(|(part, numbers)| {
+        let parts = automata.literals.place(&literals).into_iter().map(|(literals, numbers)| {
             let patterns = numbers.iter().map(|number| number.map_or((0, 0), |number| pieces[number])).collect();
-            let literals = Literals { first, patterns, part };
-            first += literals.part.len();
-            literals
+            let part = Part { first, patterns, literals };
+            first += part.literals.len();
+            part
         });
         Self {
             parts: parts.collect(),
@@ -192,14 +178,14 @@ impl Keyed {
         }
         literals.clear();
         candidates.clear();
-        for Literals { part, first, patterns } in &self.parts {
-            part.search(text, |found| {
-                let literal = first + found;
+        for part in &self.parts {
+            part.literals.search(text, |found| {
+                let literal = part.first + found;
                 let (word, bit) = (literal / 64, 1 << (literal % 64));
                 if seen[word] & bit == 0 {
                     seen[word] |= bit;
                     literals.push(literal);
-                    let (from, until) = patterns[found];
+                    let (from, until) = part.patterns[found];
                     candidates.extend(&self.patterns[from as usize..until as usize]);
                 }
             });
@@ -212,22 +198,5 @@ impl Keyed {
     }
 }
 
-/// By pattern: the literals that point at it; `None`: it has none that few enough share.
-fn keys(members: &[Arc<Member>]) -> Vec<Option<&[Vec<u8>]>> {
-    let mut owners: HashMap<&[u8], usize, FixedState> = HashMap::default();
-    for literal in members.iter().flat_map(|member| &member.required).flatten() {
-        *owners.entry(literal).or_default() += 1;
-    }
-    let shared = |set: &[Vec<u8>]| set.iter().map(|literal| owners[literal.as_slice()]).max().unwrap_or(0);
-    let shortest = |set: &[Vec<u8>]| set.iter().map(Vec::len).min().unwrap_or(0);
-    members
-        .iter()
-        .map(|member| {
-            let best = member.required.iter().min_by_key(|set| (shared(set), std::cmp::Reverse(shortest(set))))?;
-            (shared(best) <= CROWD_MAX).then_some(best.as_slice())
-        })
-        .collect()
-}
-
 /// Patterns that are cheaper to run together than to tell apart. Lower in tests, so that small configs have both kinds.
-const CROWD_MAX: usize = if cfg!(test) { 2 } else { 8 };
+const CROWD_MAX: u32 = if cfg!(test) { 2 } else { 8 };
