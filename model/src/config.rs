@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use self::middleware::{
-    AcceptId, Cache, CacheRule, CacheStore, Chain, ChainId, Compression, Cors, CorsOrigin, HeaderEdits,
+    AcceptId, Cache, CacheRule, CacheStore, Chain, ChainId, Compression, ContentCoding, Cors, CorsOrigin, HeaderEdits,
     HeaderTransform, JwksSource, Jwt, JwtAlgorithm, Plugin, PluginId, PluginKind, PluginProtocol, PreCompress,
     Redirect, RedirectPiece, RequestId, Stage,
 };
@@ -226,6 +226,9 @@ pub struct Logging {
     pub format: LogFormat,
     /// Writes query strings as `?<redacted>`. Default true.
     pub redact_query: bool,
+    /// Lower-case names of request headers whose values are logged. Those of `redact_headers`, and credentials in any
+    /// case, as `[redacted]`.
+    pub headers: Vec<String>,
     /// Lower-case names of headers whose values are never logged.
     pub redact_headers: Vec<String>,
 }
@@ -236,6 +239,7 @@ impl Default for Logging {
             access: AccessSink::Stdout,
             format: LogFormat::Json,
             redact_query: true,
+            headers: Vec::new(),
             redact_headers: vec!["authorization".into(), "cookie".into()],
         }
     }
@@ -268,6 +272,8 @@ pub struct Metrics {
     pub enabled: bool,
     /// Serve the metrics path on the data-plane listeners too (seed 001).
     pub on_data_plane: bool,
+    /// Names made of paths, such as `index_request_count` for `/index`, beside the others (seed 001).
+    pub path_names: bool,
     /// The path on either listener.
     pub path: String,
     /// Bound on label sets per family; further ones are folded into `other` and counted.
@@ -278,7 +284,14 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { enabled: true, on_data_plane: false, path: "/metrics".into(), series_max: 2000, token_env: None }
+        Self {
+            enabled: true,
+            on_data_plane: false,
+            path_names: false,
+            path: "/metrics".into(),
+            series_max: 2000,
+            token_env: None,
+        }
     }
 }
 

@@ -19,7 +19,7 @@
 //!
 //! Codes of warnings: `regex_in_host`, `unreachable_route`, `unused_pool`, `unused_policy`, `no_routes`, `no_gates`,
 //! `regions_left_out`, `insecure_skip_verify`, `repeated_value`, `zero_weight_share`, `caches_authorised`,
-//! `varies_on_credentials`, `long_ttl`.
+//! `varies_on_credentials`, `long_ttl`, `public_fail_closed`.
 //!
 //! What each means is the table of [`crate::codes`].
 

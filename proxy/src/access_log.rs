@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -23,17 +24,34 @@ pub(crate) struct LogPlan {
     pub(crate) redact_query: bool,
     pub(crate) redact_referer: bool,
     pub(crate) redact_agent: bool,
+    /// Request headers that lines of JSON carry, and whether their values are left out.
+    pub(crate) headers: Vec<(String, Redacted)>,
 }
+
+/// Whether a value is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Redacted {
+    Yes,
+    No,
+}
+
+/// Credentials: what they say is never logged.
+const SECRET: [&str; 5] = ["authorization", "cookie", "set-cookie", "x-api-key", "proxy-authorization"];
 
 impl LogPlan {
     pub(crate) fn new(logging: &Logging, settings: &Settings) -> Self {
         let redacted = |name: &str| logging.redact_headers.iter().any(|redacted| redacted == name);
+        let headers = logging.headers.iter().map(|name| {
+            let secret = redacted(name) || SECRET.contains(&name.as_str());
+            (name.clone(), if secret { Redacted::Yes } else { Redacted::No })
+        });
         Self {
             sink: settings.access_log.clone().unwrap_or_else(|| logging.access.clone()),
             format: logging.format,
             redact_query: logging.redact_query,
             redact_referer: redacted("referer"),
             redact_agent: redacted("user-agent"),
+            headers: headers.collect(),
         }
     }
 
@@ -48,7 +66,7 @@ const BATCH_BYTES: usize = 64 << 10;
 const BATCHES_MAX: usize = 64;
 
 enum Order {
-    Write { bytes: Vec<u8>, plan: Arc<LogPlan> },
+    Write { bytes: Vec<u8>, lines: u64, plan: Arc<LogPlan> },
     Reopen,
 }
 
@@ -58,6 +76,8 @@ pub(crate) struct LogWriter {
     orders: SyncSender<Order>,
     /// Buffers that were written and can be filled again.
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Lines that the sink did not take.
+    lost: Arc<AtomicU64>,
 }
 
 impl LogWriter {
@@ -65,9 +85,15 @@ impl LogWriter {
     pub(crate) fn start() -> io::Result<Self> {
         let (orders, received) = sync_channel(BATCHES_MAX);
         let spare = Arc::new(Mutex::new(Vec::with_capacity(BATCHES_MAX)));
-        let returned = Arc::clone(&spare);
-        thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&received, &returned))?;
-        Ok(Self { orders, spare })
+        let lost = Arc::new(AtomicU64::new(0));
+        let (returned, failed) = (Arc::clone(&spare), Arc::clone(&lost));
+        thread::Builder::new().name("access-log".to_owned()).spawn(move || write_all(&received, &returned, &failed))?;
+        Ok(Self { orders, spare, lost })
+    }
+
+    /// Lines that the sink did not take, as when the disk was full.
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Opens the log file anew, after a rotation. Best effort when the writer is far behind.
@@ -78,14 +104,18 @@ impl LogWriter {
     }
 }
 
-fn write_all(orders: &Receiver<Order>, spare: &Mutex<Vec<Vec<u8>>>) {
+fn write_all(orders: &Receiver<Order>, spare: &Mutex<Vec<Vec<u8>>>, lost: &AtomicU64) {
     let mut file: Option<(String, File)> = None;
     let mut failing = false;
     while let Ok(order) = orders.recv() {
-        let Order::Write { mut bytes, plan } = order else {
-            file = None;
+        let Order::Write { mut bytes, lines, plan } = order else {
+            (file, failing) = (None, false);
             continue;
         };
+        // What was written last may end within a line.
+        if failing {
+            bytes.insert(0, b'\n');
+        }
         let written = match &plan.sink {
             AccessSink::Off => Ok(()),
             AccessSink::Stdout => io::stdout().lock().write_all(&bytes),
@@ -94,11 +124,13 @@ fn write_all(orders: &Receiver<Order>, spare: &Mutex<Vec<Vec<u8>>>) {
         // Said once per streak of failures.
         match written {
             Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                warn!(%error, sink = ?plan.sink, "access log cannot be written");
+            Err(error) => {
+                lost.fetch_add(lines, Ordering::Relaxed);
+                if !failing {
+                    failing = true;
+                    warn!(%error, sink = ?plan.sink, "access log cannot be written");
+                }
             }
-            Err(_) => {}
         }
         bytes.clear();
         let mut spare = lock(spare);
@@ -152,7 +184,7 @@ impl LogBuffer {
         let next = lock(&self.writer.spare).pop().unwrap_or_else(|| Vec::with_capacity(self.bytes.capacity()));
         let bytes = std::mem::replace(&mut self.bytes, next);
         let lines = std::mem::take(&mut self.lines);
-        let order = Order::Write { bytes, plan: Arc::clone(plan) };
+        let order = Order::Write { bytes, lines, plan: Arc::clone(plan) };
         if let Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) = self.writer.orders.try_send(order) {
             dropped.add(lines);
             if let Order::Write { mut bytes, .. } = order {
@@ -174,6 +206,15 @@ pub(crate) fn json_members(members: &[(&str, &str)]) -> Vec<u8> {
     }
     out
 }
+
+/// Appends a field's value as a JSON string: what is no UTF-8 replaced, and no more than [`VALUE_BYTES`] of it.
+pub(crate) fn json_value(out: &mut Vec<u8>, value: &[u8]) {
+    let value = &value[..value.len().min(VALUE_BYTES)];
+    json_string(out, &String::from_utf8_lossy(value));
+}
+
+/// Bytes of a field's value that a line holds.
+const VALUE_BYTES: usize = 1024;
 
 /// Appends a JSON string.
 pub(crate) fn json_string(out: &mut Vec<u8>, text: &str) {
@@ -220,7 +261,7 @@ mod tests {
     #[test]
     fn lines_are_dropped_and_counted_when_the_writer_is_behind() {
         let (orders, received) = sync_channel(1);
-        let writer = LogWriter { orders, spare: Arc::default() };
+        let writer = LogWriter { orders, spare: Arc::default(), lost: Arc::default() };
         let mut buffer = LogBuffer::new(writer);
         let plan = Arc::new(LogPlan::new(&Logging::default(), &Settings::default()));
         let dropped = Count::default();

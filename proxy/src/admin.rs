@@ -172,7 +172,9 @@ async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Respo
             return refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a bearer token is required");
         }
     }
-    ([(header::CONTENT_TYPE, exposition::CONTENT_TYPE)], exposition::text(&shared)).into_response()
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let (content_type, text) = exposition::answer(&shared, accept);
+    ([(header::CONTENT_TYPE, content_type)], text).into_response()
 }
 
 /// Recent requests, as decisions saw them.

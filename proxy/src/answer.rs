@@ -18,7 +18,7 @@ use crate::http1::body::Coding;
 use crate::http1::framing::{Framing, Version};
 use crate::http1::request_head::RequestHead;
 use crate::http1::write;
-use crate::middleware::compression::{Gzipped, Lines, Subject};
+use crate::middleware::compression::{Compressed, Lines, Subject};
 use crate::record::Record;
 use crate::worker::Worker;
 
@@ -284,15 +284,19 @@ fn compressed(record: &mut Record, manner: Manner, lines: &[u8], content: Conten
         Content::Pieces { length, .. } => *length,
     };
     let subject = Subject { status: record.status, length, lines: &Lines(lines) };
-    let Some(mut gzip) = compression.begin(&subject, edits.takes_gzip, &mut edits.response) else { return content };
+    let before = edits.response.clone();
+    let Some(mut encoder) = compression.begin(&subject, edits.coding, &mut edits.response) else { return content };
     match content {
         Content::Whole(content) => {
-            let mut zipped = Vec::with_capacity(content.len() / 2);
-            gzip.feed(&content, true, &mut zipped);
-            Content::Whole(zipped)
+            let mut packed = Vec::with_capacity(content.len() / 2);
+            if encoder.feed(&content, true, &mut packed).is_err() {
+                edits.response = before;
+                return Content::Whole(content);
+            }
+            Content::Whole(packed)
         }
         Content::Pieces { source, .. } => {
-            Content::Pieces { length: None, source: Box::new(Gzipped { source, gzip, piece: Vec::new() }) }
+            Content::Pieces { length: None, source: Box::new(Compressed { source, encoder, piece: Vec::new() }) }
         }
     }
 }

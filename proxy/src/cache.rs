@@ -67,7 +67,10 @@ pub(crate) struct Counts {
     pub(crate) refreshes: AtomicU64,
 }
 
-/// Places of [`Cache::invalidated`] and [`Cache::not_shared`].
+/// Places of [`Cache::invalidated`]: so many that answers on their way seldom share one with what is invalidated
+/// meanwhile, though every unsafe request invalidates two resources.
+const INVALIDATED_PLACES: usize = 32_768;
+/// Places of [`Cache::not_shared`].
 const PLACES: usize = 8192;
 /// How long nobody waits for an answer that could not be shared.
 const NOT_SHARED_MS: u64 = 5000;
@@ -76,14 +79,14 @@ const RESIDENT_PERCENT: u64 = 150;
 
 impl Default for Cache {
     fn default() -> Self {
-        let places = || (0..PLACES).map(|_| AtomicU64::new(0)).collect();
+        let places = |count: usize| (0..count).map(|_| AtomicU64::new(0)).collect();
         Self {
             store: Store::new(),
             resident: Arc::default(),
             sequence: AtomicU64::new(1),
-            invalidated: places(),
+            invalidated: places(INVALIDATED_PLACES),
             purged: AtomicU64::new(0),
-            not_shared: places(),
+            not_shared: places(PLACES),
             fingerprints: Mutex::default(),
             counts: Counts::default(),
         }
@@ -106,7 +109,7 @@ impl Cache {
 
     /// The stamp of what is asked for now. `uri` is the part of the key that names the resource.
     pub(crate) fn stamp(&self, uri: &[u8]) -> Stamp {
-        let slot = (self.store.hash(uri) as usize % PLACES) as u32;
+        let slot = (self.store.hash(uri) as usize % INVALIDATED_PLACES) as u32;
         Stamp { sequence: self.sequence.load(Ordering::Acquire), slot }
     }
 
@@ -117,7 +120,7 @@ impl Cache {
 
     /// What is stored of a resource is not used any more (RFC 9111 §4.4).
     pub(crate) fn invalidate(&self, uri: &[u8]) {
-        let slot = self.store.hash(uri) as usize % PLACES;
+        let slot = self.store.hash(uri) as usize % INVALIDATED_PLACES;
         let sequence = self.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         self.invalidated[slot].fetch_max(sequence, Ordering::AcqRel);
         self.store.remove_resource(uri);

@@ -28,7 +28,7 @@ use crate::http1::field::Fields;
 use crate::http1::framing::{Framing, Version};
 use crate::http1::response_head::Asked;
 use crate::live::EndpointLive;
-use crate::middleware::compression::Gzip;
+use crate::middleware::compression::Encoder;
 use crate::record::Record;
 use crate::request::{Picked, Request};
 use crate::snapshot::{CompiledEndpoint, CompiledPool, CompiledRoute, Nature, Wanted};
@@ -116,7 +116,7 @@ pub(crate) struct Exchange {
     download_coding: Coding,
     splice: Option<Box<Splice>>,
     /// The answer is compressed on its way.
-    gzip: Option<Box<Gzip>>,
+    encoder: Option<Box<Encoder>>,
 
     /// The client's fault, found before the first attempt.
     refused: Option<Box<Failure>>,
@@ -278,7 +278,7 @@ impl Exchange {
             download: Body::Done,
             download_coding: Coding::Identity,
             splice: None,
-            gzip: None,
+            encoder: None,
             refused: None,
             attempt_started: record.started,
             progress: now,

@@ -3,7 +3,7 @@
 //! Names are an interface. Families are bounded: what goes beyond `metrics.series_max` is folded into `other` and
 //! counted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Write as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -11,18 +11,26 @@ use std::sync::{Arc, Mutex};
 use crate::clock::Moment;
 use crate::error::Category;
 use crate::metrics::{
-    CACHE_RESULTS, CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells, OTHER, PerThread,
-    RetryOutcome, SIZE_EDGES, STATUSES, lock, total,
+    APPLY_EDGES_US, CACHE_RESULTS, CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells,
+    OTHER, PerThread, SIZE_EDGES, STATUSES, UPSTREAM_ERRORS, lock, total,
 };
 use crate::middleware::jwt::token::Reject;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
+mod open_metrics;
+mod paths;
 mod plugins;
 mod resilience;
+mod retries;
 
-/// Of [`text`].
-pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The answer to a scrape: its type and its text, as OpenMetrics for those who ask for that.
+pub(crate) fn answer(shared: &Shared, accept: Option<&str>) -> (&'static str, String) {
+    match accept.is_some_and(open_metrics::is_wanted) {
+        true => (open_metrics::CONTENT_TYPE, open_metrics::of(&text(shared))),
+        false => ("text/plain; version=0.0.4; charset=utf-8", text(shared)),
+    }
+}
 
 /// The text of a scrape.
 pub(crate) fn text(shared: &Shared) -> String {
@@ -85,15 +93,17 @@ impl Page {
 
     /// One series of a histogram; `labels` without braces. `edges` are written divided by `unit`.
     fn histogram(&mut self, name: &str, labels: &str, edges: &[u64], unit: f64, counts: &[u64], sum: u64) {
+        let comma = if labels.is_empty() { "" } else { "," };
         let mut below = 0;
         for (edge, count) in edges.iter().zip(counts) {
             below += count;
-            self.line(format_args!("{name}_bucket{{{labels},le=\"{}\"}} {below}", *edge as f64 / unit));
+            self.line(format_args!("{name}_bucket{{{labels}{comma}le=\"{}\"}} {below}", *edge as f64 / unit));
         }
         below += counts.last().copied().unwrap_or(0);
-        self.line(format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {below}"));
-        self.line(format_args!("{name}_sum{{{labels}}} {}", sum as f64 / unit));
-        self.line(format_args!("{name}_count{{{labels}}} {below}"));
+        self.line(format_args!("{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {below}"));
+        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        self.line(format_args!("{name}_sum{braces} {}", sum as f64 / unit));
+        self.line(format_args!("{name}_count{braces} {below}"));
     }
 }
 
@@ -119,6 +129,16 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     let rejected = shared.registry.rejected.load(Ordering::Relaxed);
     for (result, value) in [("success", swaps), ("rejected", rejected)] {
         page.line(format_args!("proxy_config_apply_total{{result=\"{result}\"}} {value}"));
+    }
+    page.family(
+        "proxy_config_apply_duration_seconds",
+        "histogram",
+        "From a config being offered until it is ready to be served, or refused.",
+    );
+    {
+        let applied = lock(&shared.registry.applied);
+        let counts: Vec<u64> = applied.buckets.iter().map(Count::value).collect();
+        page.histogram("proxy_config_apply_duration_seconds", "", &APPLY_EDGES_US, 1e6, &counts, applied.sum.value());
     }
     let connections: [(&str, &str, &str, u64); 10] = [
         ("proxy_connections_open", "gauge", "Client connections.", sum(&|cells| &cells.connections_open)),
@@ -188,8 +208,8 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     let without_keys = sum(&|cells| &cells.tokens_without_keys);
     page.line(format_args!("proxy_auth_tokens_total{{result=\"no_keys\"}} {without_keys}"));
     keys(page, shared);
-    let dropped = sum(&|cells| &cells.log_lines_dropped);
-    page.single("proxy_access_log_lines_dropped_total", "counter", "Lines lost to a slow sink.", dropped);
+    let dropped = sum(&|cells| &cells.log_lines_dropped) + shared.log.lost();
+    page.single("proxy_access_log_lines_dropped_total", "counter", "Lines lost to a slow or full sink.", dropped);
     let spans = &shared.live.exporters.counts;
     let spans = [
         ("proxy_trace_spans_exported_total", "Spans that the collector took.", &spans.exported),
@@ -267,31 +287,69 @@ fn lanes(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
         }
     }
     cache(page, shared, snapshot, &counted, series_max);
-    page.family("proxy_retries_total", "counter", "What came of retries.");
-    let retrying = snapshot.routes.iter().filter(|route| route.retries.is_some()).take(series_max);
-    for route in retrying.clone() {
-        for (index, outcome) in ["success", "exhausted", "budget"].iter().enumerate() {
-            let of_route = counted.iter().filter(|((id, _), _)| *id == route.id);
-            let value: u64 = of_route.map(|(_, threads)| total(threads, |cells| &cells.retries[index])).sum();
-            let route = label(&route.id);
-            page.line(format_args!("proxy_retries_total{{route=\"{route}\",outcome=\"{outcome}\"}} {value}"));
+    refusals(page, &all, series_max);
+    last_durations(page, &all);
+    retries::retries(page, snapshot, &counted);
+    paths::paths(page, snapshot, &counted);
+}
+
+/// What the proxy answered or gave up itself, by route: zeros for the usual ones, and those for want of a client
+/// certificate once more by the name that they always had.
+fn refusals(page: &mut Page, lanes: &Lanes<'_>, series_max: usize) {
+    let mut routes: BTreeMap<&str, Vec<&PerThread<LaneCells>>> = BTreeMap::new();
+    for (labels, threads) in lanes {
+        let route = labels.split("\",pool=").next().and_then(|label| label.strip_prefix("route=\"")).unwrap_or(OTHER);
+        routes.entry(route).or_default().push(threads);
+    }
+    let sum = |lanes: &[&PerThread<LaneCells>], category: Category| -> u64 {
+        lanes.iter().map(|threads| total(threads, |cells| &cells.refused[category as usize])).sum()
+    };
+    page.family("proxy_proxy_errors_total", "counter", "Requests that the proxy answered or gave up itself, by route.");
+    let usual = [Category::UpstreamConnectFailed, Category::UpstreamReset, Category::UpstreamTimeout];
+    for (route, lanes) in routes.iter().take(series_max) {
+        for &category in Category::ALL {
+            let value = sum(lanes, category);
+            if value > 0 || usual.contains(&category) {
+                let category = category.name();
+                page.line(format_args!(
+                    "proxy_proxy_errors_total{{route=\"{route}\",category=\"{category}\"}} {value}"
+                ));
+            }
         }
     }
-    let budget = "Retries that the budget refused.";
-    page.family("proxy_retry_budget_exhausted_total", "counter", budget);
-    for route in retrying.clone() {
-        let of_route = counted.iter().filter(|((id, _), _)| *id == route.id);
-        let value: u64 =
-            of_route.map(|(_, threads)| total(threads, |cells| &cells.retries[RetryOutcome::Budget as usize])).sum();
-        page.line(format_args!("proxy_retry_budget_exhausted_total{{route=\"{}\"}} {value}", label(&route.id)));
+    page.family(
+        "proxy_mtls_reject_total",
+        "counter",
+        "Requests without the client certificate that their route wants.",
+    );
+    for (route, lanes) in routes.iter().take(series_max) {
+        let value = sum(lanes, Category::MtlsRequired);
+        page.line(format_args!("proxy_mtls_reject_total{{route=\"{route}\"}} {value}"));
     }
-    page.family("proxy_retry_budget_tokens", "gauge", "Retries that the budget has left.");
-    for route in retrying {
-        if let Some(retries) = &route.retries {
-            let (route, tokens) = (label(&route.id), retries.budget.tokens());
-            page.line(format_args!("proxy_retry_budget_tokens{{route=\"{route}\"}} {tokens}"));
-        }
+}
+
+/// Lanes by their route.
+fn by_route(counted: &BTreeMap<Labels, PerThread<LaneCells>>) -> HashMap<&str, Vec<&PerThread<LaneCells>>> {
+    let mut lanes: HashMap<&str, Vec<_>> = HashMap::new();
+    for ((route, _), threads) in counted {
+        lanes.entry(route).or_default().push(threads);
     }
+    lanes
+}
+
+/// How long the last request of each lane took.
+fn last_durations(page: &mut Page, lanes: &Lanes<'_>) {
+    page.family("proxy_request_last_duration_seconds", "gauge", "How long the last request took; 0 before the first.");
+    for (labels, threads) in lanes {
+        let seconds = last_seconds(threads);
+        page.line(format_args!("proxy_request_last_duration_seconds{{{labels}}} {seconds}"));
+    }
+}
+
+/// Of the request that ended last on any thread.
+fn last_seconds(threads: &PerThread<LaneCells>) -> f64 {
+    let last = threads.iter().flatten().map(|cells| (cells.last.0.value(), cells.last.1.value())).max();
+    last.map_or(0.0, |(_, micros)| micros as f64 / 1e6)
 }
 
 /// What the cache did for the routes that have rules, zeros included, and what it holds.
@@ -307,9 +365,9 @@ fn cache(
         .map(|(_, route)| (&route.id, label(&route.id)))
         .take(series_max)
         .collect();
+    let lanes = by_route(counted);
     let sum = |id: &Arc<str>, pick: &dyn Fn(&LaneCells) -> &Count| -> u64 {
-        let of_route = counted.iter().filter(|((route, _), _)| route == id);
-        of_route.map(|(_, threads)| total(threads, pick)).sum()
+        lanes.get(&**id).into_iter().flatten().map(|threads| total(threads, pick)).sum()
     };
     page.family("proxy_cache_requests_total", "counter", "Requests to cached routes by what the cache made of them.");
     for (id, route) in &cached {
@@ -413,6 +471,10 @@ fn endpoints(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
             }
         }
     }
+    let mut pools: BTreeMap<Arc<str>, Vec<&PerThread<EndpointCells>>> = BTreeMap::new();
+    for ((pool, _), threads) in &all {
+        pools.entry(Arc::clone(pool)).or_default().push(threads);
+    }
     let all: Vec<_> = all
         .into_iter()
         .map(|((pool, endpoint), threads)| {
@@ -440,6 +502,27 @@ fn endpoints(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     for (labels, threads) in &all {
         let (counts, sum) = merged(threads, |cells| &cells.duration_us);
         page.histogram("proxy_upstream_duration_seconds", labels, &DURATION_EDGES_US, 1e6, &counts, sum);
+    }
+    let help = "The same by pool: from an attempt's start to the answer's head.";
+    page.family("proxy_upstream_roundtrip_seconds", "histogram", help);
+    for (pool, endpoints) in &pools {
+        let mut all = [0; DURATION_EDGES_US.len() + 1];
+        let mut all_sum = 0;
+        for threads in endpoints {
+            let (counts, sum) = merged(threads, |cells| &cells.duration_us);
+            all.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
+            all_sum += sum;
+        }
+        let labels = format!("pool=\"{}\"", label(pool));
+        page.histogram("proxy_upstream_roundtrip_seconds", &labels, &DURATION_EDGES_US, 1e6, &all, all_sum);
+    }
+    page.family("proxy_upstream_errors_total", "counter", "Attempts that failed by the endpoint's fault.");
+    for (pool, endpoints) in &pools {
+        for (place, category) in UPSTREAM_ERRORS.iter().enumerate() {
+            let value: u64 = endpoints.iter().map(|threads| total(threads, |cells| &cells.errors[place])).sum();
+            let pool = label(pool);
+            page.line(format_args!("proxy_upstream_errors_total{{pool=\"{pool}\",category=\"{category}\"}} {value}"));
+        }
     }
 }
 

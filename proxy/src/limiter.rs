@@ -31,7 +31,7 @@ impl Rate {
     }
 
     /// Nanoseconds in which an empty bucket fills up.
-    fn window(self) -> u64 {
+    pub(crate) fn window(self) -> u64 {
         self.interval.saturating_mul(u64::from(self.burst))
     }
 

@@ -3,16 +3,18 @@
 //! Counting is a plain load and store of a line that no other thread writes. Readers add the threads up. What the series
 //! are called is [`crate::exposition`]'s business.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sealane_model::config::RetryCondition;
 use sealane_model::latency;
 
 use crate::error::Category;
 use crate::middleware::jwt::token::Reject;
 use crate::proxy::RevisionTag;
 use crate::sample::Samples;
+use crate::snapshot::Snapshot;
 
 /// A number with one writer and any number of readers.
 #[derive(Debug, Default)]
@@ -25,6 +27,10 @@ impl Count {
 
     pub(crate) fn subtract(&self, less: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(less), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
     }
 
     pub(crate) fn value(&self) -> u64 {
@@ -88,8 +94,12 @@ pub(crate) struct LaneCells {
     pub(crate) duration_us: Histogram<{ DURATION_EDGES_US.len() + 1 }>,
     pub(crate) request_bytes: Histogram<{ SIZE_EDGES.len() + 1 }>,
     pub(crate) response_bytes: Histogram<{ SIZE_EDGES.len() + 1 }>,
-    /// By [`RetryOutcome`].
-    pub(crate) retries: [Count; 3],
+    /// When the last of them ended, in nanoseconds since the process began, and how many microseconds it took.
+    pub(crate) last: (Count, Count),
+    /// What the proxy answered or gave up itself, by [`Category`].
+    pub(crate) refused: [Count; Category::ALL.len()],
+    /// By the place of the reason in [`RETRY_REASONS`] and by [`RetryOutcome`].
+    pub(crate) retries: [[Count; 3]; RETRY_REASONS.len()],
     /// By the place of the word in [`CACHE_RESULTS`].
     pub(crate) cache: [Count; CACHE_RESULTS.len()],
     /// Requests that wait for somebody else's answer.
@@ -103,6 +113,8 @@ impl Default for LaneCells {
             duration_us: Histogram::default(),
             request_bytes: Histogram::default(),
             response_bytes: Histogram::default(),
+            last: Default::default(),
+            refused: std::array::from_fn(|_| Count::default()),
             retries: Default::default(),
             cache: Default::default(),
             cache_waiters: Count::default(),
@@ -119,6 +131,28 @@ impl LaneCells {
         &self.statuses[slot]
     }
 }
+
+/// Why a request was to be sent again.
+pub(crate) const RETRY_REASONS: [&str; 9] =
+    ["dial", "reset", "timeout", "status_429", "status_500", "status_502", "status_503", "status_504", "status_other"];
+
+/// The place of a reason in [`RETRY_REASONS`].
+pub(crate) const fn retry_reason(condition: RetryCondition) -> usize {
+    match condition {
+        RetryCondition::ConnectFailure => 0,
+        RetryCondition::Reset => 1,
+        RetryCondition::Timeout => 2,
+        RetryCondition::Status(429) => 3,
+        RetryCondition::Status(500) => 4,
+        RetryCondition::Status(502) => 5,
+        RetryCondition::Status(503) => 6,
+        RetryCondition::Status(504) => 7,
+        RetryCondition::Status(_) => 8,
+    }
+}
+
+/// Why an attempt on an endpoint failed.
+pub(crate) const UPSTREAM_ERRORS: [&str; 3] = ["timeout", "connect_failed", "other"];
 
 /// What came of a wish to retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +171,8 @@ pub(crate) struct EndpointCells {
     pub(crate) requests: Count,
     pub(crate) in_flight: Count,
     pub(crate) connect_failures: Count,
+    /// Failed attempts, by the place in [`UPSTREAM_ERRORS`].
+    pub(crate) errors: [Count; UPSTREAM_ERRORS.len()],
     pub(crate) connections_opened: Count,
     pub(crate) duration_us: Histogram<{ DURATION_EDGES_US.len() + 1 }>,
 }
@@ -235,7 +271,13 @@ pub(crate) struct Registry {
     pub(crate) swaps: AtomicU64,
     /// Configs that could not be served.
     pub(crate) rejected: AtomicU64,
+    /// How long configs took from being offered to being ready, whatever came of it.
+    pub(crate) applied: Mutex<Histogram<{ APPLY_EDGES_US.len() + 1 }>>,
 }
+
+/// Upper edges of the time that a config takes, in microseconds: 1 ms to 10 s.
+pub(crate) const APPLY_EDGES_US: [u64; 9] =
+    [1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000];
 
 /// Revisions whose counters are kept.
 const REVISIONS_KEPT: usize = 8;
@@ -252,6 +294,7 @@ impl Registry {
             folded: AtomicU64::new(0),
             swaps: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            applied: Mutex::default(),
         }
     }
 
@@ -288,6 +331,21 @@ impl Registry {
         Arc::clone(threads[thread].get_or_insert_with(Arc::default))
     }
 
+    /// Makes room for the series of a config that is about to be served: where they would not all find some, those of
+    /// routes and endpoints that it does not have are let go of. Otherwise they stay, so that a last scrape sees them.
+    pub(crate) fn make_room(&self, snapshot: &Snapshot) {
+        let series_max = snapshot.config.metrics.series_max;
+        let lanes = snapshot.targets().map(|(route, target)| {
+            let pool = &snapshot.pools[target.pool].id;
+            (Arc::clone(&route.id), Arc::clone(pool))
+        });
+        make_room(&mut lock(&self.lanes), lanes, series_max);
+        let endpoints = snapshot.pools.iter().flat_map(|pool| {
+            pool.endpoints.iter().map(|endpoint| (Arc::clone(&pool.id), Arc::clone(&endpoint.address)))
+        });
+        make_room(&mut lock(&self.endpoints), endpoints, series_max);
+    }
+
     /// The thread's cells of a revision, which becomes the newest one.
     pub(crate) fn revision(&self, thread: usize, tag: &RevisionTag) -> Arc<RevisionCells> {
         let mut revisions = lock(&self.revisions);
@@ -313,6 +371,19 @@ impl Registry {
 
     pub(crate) fn revisions(&self) -> MutexGuard<'_, VecDeque<(RevisionTag, PerThread<RevisionCells>)>> {
         lock(&self.revisions)
+    }
+}
+
+fn make_room<T>(
+    map: &mut BTreeMap<Labels, PerThread<T>>,
+    wanted: impl Iterator<Item = Labels> + Clone,
+    series_max: usize,
+) {
+    let new = wanted.clone().filter(|labels| !map.contains_key(labels)).count();
+    if map.len() + new > series_max {
+        let wanted: HashSet<Labels> = wanted.collect();
+        let stays = |labels: &Labels| labels.0.is_empty() || *labels.0 == *OTHER || wanted.contains(labels);
+        map.retain(|labels, _| stays(labels));
     }
 }
 
@@ -358,6 +429,22 @@ mod tests {
         let lanes = registry.lanes();
         let folded = &lanes[&(Arc::from(OTHER), Arc::from(OTHER))];
         assert_eq!(total(folded, |cells| cells.status(200)), 2);
+    }
+
+    #[test]
+    fn series_of_routes_that_are_gone_make_room_for_new_ones() {
+        let registry = Registry::new(1);
+        let label = |route: &str| (Arc::<str>::from(route), Arc::<str>::from("p"));
+        for route in ["a", "b", "c"] {
+            registry.lane(0, &Arc::from(route), &Arc::from("p"), 3).status(200).add(1);
+        }
+        let seen = || registry.lanes().keys().map(|(route, _)| route.to_string()).collect::<Vec<_>>();
+        make_room(&mut registry.lanes(), [label("a"), label("b")].into_iter(), 3);
+        assert_eq!(seen(), ["a", "b", "c"], "there is room");
+        make_room(&mut registry.lanes(), [label("b"), label("d")].into_iter(), 3);
+        assert_eq!(seen(), ["b"]);
+        registry.lane(0, &Arc::from("d"), &Arc::from("p"), 3).status(200).add(1);
+        assert_eq!((seen(), registry.folded.load(Ordering::Relaxed)), (vec!["b".to_owned(), "d".to_owned()], 0));
     }
 
     #[test]

@@ -19,10 +19,11 @@ use tracing::info;
 use crate::admin::AdminListener;
 use crate::builder::Builder;
 use crate::cache::{CacheStats, Purge, PurgeError};
+use crate::clock::Moment;
 use crate::drain;
 use crate::exposition;
 use crate::health::Health;
-use crate::metrics::{Count, PerThread, RevisionCells, lock, total};
+use crate::metrics::{APPLY_EDGES_US, Count, PerThread, RevisionCells, lock, total};
 use crate::serve::{self, Background};
 use crate::settings::Settings;
 use crate::shared::{Shared, Stage};
@@ -178,10 +179,13 @@ impl Proxy {
     /// Every problem that this machine has with the config.
     pub async fn prepare(&self, tag: RevisionTag, config: Arc<Config>) -> Result<Prepared, Vec<Problem>> {
         let inner = Arc::clone(&self.inner);
+        let started = Moment::now();
         let prepared = self.inner.background.handle().spawn(async move { inner.prepare(tag, config).await });
         let prepared = prepared.await.unwrap_or_else(|_| {
             Err(vec![error("stopping", Position::default(), "", "the proxy stopped while the config was prepared")])
         });
+        let took = Moment::now().micros_since(started);
+        lock(&self.inner.shared.registry.applied).record(&APPLY_EDGES_US, took);
         if prepared.is_err() {
             self.inner.shared.registry.rejected.fetch_add(1, Ordering::Relaxed);
         }
@@ -371,6 +375,7 @@ impl Inner {
         let default = self.shared.settings.hooks.may_cache().then(CacheStore::default);
         let store = snapshot.config.cache.as_ref().map(|cache| &cache.store).or(default.as_ref());
         self.shared.cache.adopt(store, fingerprints);
+        self.shared.registry.make_room(&snapshot);
         if let Some(before) = self.shared.current.swap(Arc::clone(&snapshot)) {
             self.background.handle().spawn(retire(before));
         }

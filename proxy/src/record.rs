@@ -5,21 +5,22 @@
 use std::rc::Rc;
 
 use sealane_model::config::LogFormat;
+use sealane_model::decide::HeaderView as _;
 use sealane_model::latency;
 
-use crate::access_log::json_string;
+use crate::access_log::{LogPlan, Redacted, json_string, json_value};
 use crate::admission::Edits;
-use crate::admission::edits::PluginNotes;
+use crate::admission::edits::{Notes, PluginNotes};
 use crate::breaker::State;
 use crate::clock::{Civil, Moment, digits};
 use crate::connection::Peer;
 use crate::error::{Category, Fault};
 use crate::forwarded::{Client, is_request_id};
-use crate::http1::field::{Fields, Known};
+use crate::http1::field::{FieldView, Fields, Known};
 use crate::http1::framing::Version;
 use crate::http1::request_head::RequestHead;
 use crate::http1::write::decimal;
-use crate::metrics::{CACHE_RESULTS, DURATION_EDGES_US, SIZE_EDGES};
+use crate::metrics::{CACHE_RESULTS, DURATION_EDGES_US, RETRY_REASONS, SIZE_EDGES};
 use crate::trace::{Trace, TraceContext, write_hex};
 use crate::view::View;
 use crate::worker::Worker;
@@ -38,6 +39,10 @@ pub(crate) struct Record {
     /// Why the proxy answered, or gave up, itself.
     pub(crate) reason: Option<Category>,
     pub(crate) attempts: u8,
+    /// Why it was sent again the last time, by its place in [`RETRY_REASONS`].
+    pub(crate) retry_reason: Option<usize>,
+    /// It would have been sent again, but for the budget.
+    pub(crate) retry_budget_exhausted: bool,
     /// What the breaker let through when the last attempt asked; closed where there is none.
     pub(crate) breaker: State,
     /// Content bytes.
@@ -84,6 +89,8 @@ impl Record {
             status: 0,
             reason: None,
             attempts: 0,
+            retry_reason: None,
+            retry_budget_exhausted: false,
             request_bytes: 0,
             response_bytes: 0,
             upstream_us: None,
@@ -131,6 +138,8 @@ impl Record {
         let lane = self.view.lane(self.route, self.target, worker);
         lane.status(self.status).add(1);
         lane.duration_us.record(&DURATION_EDGES_US, duration_us);
+        lane.last.0.set(now.nanos());
+        lane.last.1.set(duration_us);
         lane.request_bytes.record(&SIZE_EDGES, self.request_bytes);
         lane.response_bytes.record(&SIZE_EDGES, self.response_bytes);
         if let Some(note) = self.edits.as_ref().map(|edits| edits.notes.cache).filter(|note| !note.is_empty())
@@ -152,6 +161,7 @@ impl Record {
         self.count_variant(worker, duration_us);
         if let Some(reason) = self.reason {
             worker.cells.refused[reason as usize].add(1);
+            lane.refused[reason as usize].add(1);
         }
         let plan = &self.view.snapshot.log;
         let unlogged = self.status < 500 && self.edits.as_ref().is_some_and(|edits| edits.unlogged);
@@ -185,7 +195,7 @@ impl Record {
     }
 
     fn write_json_facts(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
-        let redact_query = self.view.snapshot.log.redact_query;
+        let plan = &self.view.snapshot.log;
         let facts = &mut self.facts;
         facts.extend_from_slice(b",\"method\":");
         json_string(facts, request.map_or("", |(head, ..)| head.method));
@@ -193,7 +203,7 @@ impl Record {
         json_string(facts, request.map_or("", |(head, ..)| head.path));
         if let Some(query) = request.and_then(|(head, ..)| head.query) {
             facts.pop();
-            if redact_query {
+            if plan.redact_query {
                 facts.extend_from_slice(b"?<redacted>\"");
             } else {
                 let end = facts.len();
@@ -204,9 +214,23 @@ impl Record {
         facts.extend_from_slice(b",\"host\":");
         json_string(facts, request.map_or("", |(head, ..)| head.host()));
         self.piece_end = facts.len();
-        facts.extend_from_slice(b",\"client\":\"");
+        facts.extend_from_slice(b",\"remote_addr\":\"");
         write_client(facts, peer, client);
-        facts.extend_from_slice(b"\",\"trace_id\":\"");
+        facts.extend_from_slice(if peer.tls.is_some() { b"\",\"tls\":true" } else { b"\",\"tls\":false" });
+        if peer.tls.as_ref().is_some_and(|tls| tls.certificate) {
+            facts.extend_from_slice(b",\"mtls_verified\":true");
+        }
+        if let Some((_, bytes, fields)) = request {
+            if let Some(agent) = fields.first(Known::UserAgent) {
+                facts.extend_from_slice(b",\"user_agent\":");
+                let agent = agent.value.of_bytes(bytes);
+                json_value(facts, if plan.redact_agent { REDACTED } else { agent });
+            }
+            if !plan.headers.is_empty() {
+                write_headers(facts, plan, &FieldView { bytes, fields });
+            }
+        }
+        facts.extend_from_slice(b",\"trace_id\":\"");
         if let Some((_, bytes, fields)) = request
             && self.trace.is_none()
             && let Some(context) =
@@ -258,6 +282,7 @@ impl Record {
         if let Some(notes) = self.edits.as_ref().and_then(|edits| edits.plugins.as_ref()) {
             write_plugins(out, notes);
         }
+        self.write_applicable(out, notes);
         out.extend_from_slice(&snapshot.log_members);
         out.extend_from_slice(b",\"reason\":\"");
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
@@ -269,11 +294,37 @@ impl Record {
         if let Some(trace) = self.trace.as_ref().filter(|_| end.ends_with(b"\"")) {
             write_hex(out, &trace.context.trace_id);
         }
-        out.extend_from_slice(b"\",\"request_bytes\":");
+        out.extend_from_slice(b"\",\"bytes_in\":");
         decimal(out, self.request_bytes);
-        out.extend_from_slice(b",\"response_bytes\":");
+        out.extend_from_slice(b",\"bytes_out\":");
         decimal(out, self.response_bytes);
         out.push(b'}');
+    }
+
+    /// Members that only some requests have something to say for.
+    fn write_applicable(&self, out: &mut Vec<u8>, notes: Notes) {
+        if let Some(reason) = self.retry_reason {
+            out.extend_from_slice(b",\"retry_last_reason\":\"");
+            out.extend_from_slice(RETRY_REASONS[reason].as_bytes());
+            out.push(b'"');
+        }
+        if !notes.cohort.is_empty() {
+            out.extend_from_slice(b",\"cohort_mode\":\"");
+            out.extend_from_slice(notes.cohort.as_bytes());
+            out.extend_from_slice(b"\",\"cohort_key_present\":");
+            out.extend_from_slice(if notes.cohort_key { b"true" } else { b"false" });
+        }
+        let route = self.route.map(|route| &self.view.snapshot.routes[route]);
+        let flags: [(bool, &[u8]); 5] = [
+            (self.retry_budget_exhausted, b",\"retry_budget_exhausted\":true"),
+            (notes.braked, b",\"autodrain_active\":true"),
+            (self.reason == Some(Category::Overloaded), b",\"overload_rejected\":true"),
+            (self.reason == Some(Category::CircuitOpen), b",\"breaker_denied\":true"),
+            (route.is_some_and(|route| route.require_mtls), b",\"mtls_route_required\":true"),
+        ];
+        for (_, member) in flags.iter().filter(|(applies, _)| *applies) {
+            out.extend_from_slice(member);
+        }
     }
 
     /// The pieces of a line in combined log format: up to the date, and from the request line.
@@ -343,6 +394,28 @@ fn write_plugins(out: &mut Vec<u8>, notes: &PluginNotes) {
     out.extend_from_slice(b",\"plugin_mutation_denied\":");
     out.extend_from_slice(flag(notes.denied > 0));
 }
+
+/// The headers that the config wants logged, those that were sent.
+fn write_headers(out: &mut Vec<u8>, plan: &LogPlan, headers: &FieldView<'_>) {
+    out.extend_from_slice(b",\"headers\":{");
+    let start = out.len();
+    for (name, redacted) in &plan.headers {
+        headers.any_value(name, &mut |value| {
+            if out.len() > start {
+                out.push(b',');
+            }
+            json_string(out, name);
+            out.push(b':');
+            json_value(out, if *redacted == Redacted::Yes { REDACTED } else { value });
+            // A name stands once in an object: the first line of several.
+            true
+        });
+    }
+    out.push(b'}');
+}
+
+/// In place of a value.
+const REDACTED: &[u8] = b"[redacted]";
 
 fn write_client(out: &mut Vec<u8>, peer: &Peer, client: Client) {
     if client.ip == peer.ip {

@@ -243,8 +243,13 @@ fn answer_for_listener(
         if !may_scrape {
             return Some(Refusal::of(Category::Unauthorized).compose(worker, record, manner));
         }
-        let text = exposition::text(&worker.shared);
-        return Some(answer::ok(worker, record, manner, exposition::CONTENT_TYPE, text.as_bytes()));
+        let mut accept = None;
+        headers.any_value("accept", &mut |value| {
+            accept = Some(String::from_utf8_lossy(value).into_owned());
+            true
+        });
+        let (content_type, text) = exposition::answer(&worker.shared, accept.as_deref());
+        return Some(answer::ok(worker, record, manner, content_type, text.as_bytes()));
     }
     None
 }

@@ -261,7 +261,7 @@ impl CompiledRoute {
 
 impl Snapshot {
     /// Every pair of a route and a pool that its requests may go to.
-    pub(crate) fn targets(&self) -> impl Iterator<Item = (&CompiledRoute, &CompiledTarget)> {
+    pub(crate) fn targets(&self) -> impl Iterator<Item = (&CompiledRoute, &CompiledTarget)> + Clone {
         self.routes.iter().flat_map(|route| route.targets.iter().map(move |target| (&**route, target)))
     }
 

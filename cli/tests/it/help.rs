@@ -53,6 +53,21 @@ fn an_option_can_come_from_the_environment() {
 }
 
 #[test]
+fn a_proxys_log_takes_its_level_from_the_environment_and_can_be_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.json");
+    std::fs::write(&file, "nonsense: 1").unwrap();
+    let proxy = |level: &str| {
+        let arguments = ["proxy", "--log-json", "--config-file", file.to_str().unwrap()];
+        sealane().args(arguments).env("PROXY_LOG_LEVEL", level).output().unwrap()
+    };
+    let refused = proxy("=x=y");
+    assert_eq!(code(&refused), 64, "{}", err(&refused));
+    assert!(err(&refused).contains("not a log level"), "{}", err(&refused));
+    assert_eq!(code(&proxy("debug")), 3, "the config is at fault then");
+}
+
+#[test]
 fn a_script_for_each_shell_and_a_page_for_each_command() {
     for shell in ["bash", "zsh", "fish"] {
         let output = run(&["completion", shell]);

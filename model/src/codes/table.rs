@@ -228,6 +228,8 @@ pub const CODES: &[Code] = &[
         "Whoever can replace them on their way can sign tokens", "use `https://`", "jwks_url: http://auth.example.com/keys", "jwks_url: https://auth.example.com/keys"),
     row(Warning, "preflight_refused", "Preflight requests are refused before they are answered",
         "They carry no token, so an `auth` stage before `cors` refuses them, and browsers then refuse the request itself", "move the `cors` stage up", "", ""),
+    row(Warning, "public_fail_closed", "A plugin that is away refuses everybody",
+        "With `fail_mode: closed` its routes answer 503 without it, and they are not only for clients with a certificate", "write `fail_mode: open` for a plugin that only adds something; keep it for one that decides who may pass", "", ""),
     row(Warning, "repeated_value", "A list names the same thing twice",
         "The second has no effect", "remove it", "methods: [GET, GET]", "methods: [GET]"),
     row(Warning, "zero_weight_share", "A share of the traffic goes nowhere",

@@ -209,6 +209,19 @@ pub struct Compression {
     pub length_min: u64,
     /// 1 (fast) to 9 (small). Default 5.
     pub level: u32,
+    /// What answers may be compressed with, the most wanted first. Never empty, nothing twice. Default all.
+    pub codings: Vec<ContentCoding>,
+}
+
+/// A coding of content (RFC 9110 §8.4.1, RFC 7932, RFC 8878).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContentCoding {
+    /// `br`
+    Brotli,
+    /// `zstd`
+    Zstd,
+    /// `gzip`
+    Gzip,
 }
 
 /// A redirect.
@@ -257,6 +270,8 @@ pub struct CacheStore {
     pub entry_bytes_max: u64,
     /// How long a stale answer may be served while a fresh one is fetched.
     pub stale_while_revalidate: Duration,
+    /// How long a stale answer may be served because the origin fails, where the answer itself does not say.
+    pub stale_if_error: Duration,
     /// Stored gzip variants.
     pub pre_compress: Option<PreCompress>,
 }
@@ -268,6 +283,7 @@ impl Default for CacheStore {
             entries_max: 10_000,
             entry_bytes_max: 4 << 20,
             stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
             pre_compress: None,
         }
     }
@@ -302,6 +318,8 @@ pub struct CacheRule {
     pub entry_bytes_max: Option<u64>,
     /// Answers to requests with credentials are stored per credential.
     pub auth_aware: bool,
+    /// Only answers whose length is known from their head are stored.
+    pub only_if_content_length: bool,
     /// One request fetches for all that wait, at most this long.
     pub coalesce: Option<Duration>,
     /// Where it is written.

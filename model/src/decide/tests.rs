@@ -453,6 +453,7 @@ fn the_first_cache_rule_that_fits_by_route_and_path_holds() {
         vary_headers: Vec::new(),
         entry_bytes_max: None,
         auth_aware: false,
+        only_if_content_length: false,
         coalesce: None,
         at: Position::default(),
     };
@@ -462,6 +463,7 @@ fn the_first_cache_rule_that_fits_by_route_and_path_holds() {
         entries_max: 1,
         entry_bytes_max: 1,
         stale_while_revalidate: std::time::Duration::ZERO,
+        stale_if_error: std::time::Duration::ZERO,
         pre_compress: None,
     };
     let rules = vec![

@@ -26,7 +26,7 @@ pub(super) fn cache(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Find
 
 fn store(node: &Node<'_>, findings: &mut Findings) -> CacheStore {
     let default = CacheStore::default();
-    let keys = &["max_total", "max_entries", "max_entry", "stale_while_revalidate", "pre_compress"];
+    let keys = &["max_total", "max_entries", "max_entry", "stale_while_revalidate", "stale_if_error", "pre_compress"];
     let Some(fields) = Fields::open(node, "`store`", keys, findings) else { return default };
     let entries_max = fields.get("max_entries").and_then(|node| read::integer(node, 1..=u64::MAX, findings));
     let store = CacheStore {
@@ -38,6 +38,7 @@ fn store(node: &Node<'_>, findings: &mut Findings) -> CacheStore {
             default.stale_while_revalidate,
             findings,
         ),
+        stale_if_error: fields.duration_or_zero("stale_if_error", default.stale_if_error, findings),
         pre_compress: fields.get("pre_compress").and_then(|node| pre_compress(node, findings)),
     };
     if store.entry_bytes_max > store.total_bytes_max {
@@ -76,6 +77,7 @@ fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Opt
         "vary_headers",
         "max_size",
         "auth_aware",
+        "only_if_content_length",
         "coalesce",
         "coalesce_timeout",
     ];
@@ -114,6 +116,7 @@ fn rule(node: &Node<'_>, routes: &mut Names<'_>, findings: &mut Findings) -> Opt
         },
         entry_bytes_max: fields.bytes_if_any("max_size", findings),
         auth_aware,
+        only_if_content_length: fields.boolean("only_if_content_length", false, findings),
         coalesce: coalesce.then_some(coalesce_timeout),
         at: node.at(),
     };

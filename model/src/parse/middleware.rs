@@ -9,7 +9,9 @@ use super::policy::rate_limit;
 use super::read::{self, shown};
 use super::support::Feature;
 use super::tree::{Node, Value};
-use crate::config::{AcceptId, Chain, ChainId, Plugin, PluginId, PluginKind, PluginProtocol, Policy, RequestId, Stage};
+use crate::config::{
+    AcceptId, Chain, ChainId, Config, Plugin, PluginId, PluginKind, PluginProtocol, Policy, RequestId, Route, Stage,
+};
 
 mod compression;
 mod cors;
@@ -21,6 +23,8 @@ mod redirect;
 const BUILTIN: &[(&str, &str)] = &[("structured_logger", "structured_logger")];
 /// Stages of one chain.
 const STAGES_MAX: usize = 64;
+/// Plugins of a config.
+pub(super) const PLUGINS_MAX: usize = 200;
 
 /// What stages refer to.
 #[derive(Debug)]
@@ -151,6 +155,28 @@ fn stage(node: &Node<'_>, references: &mut References<'_, '_>, findings: &mut Fi
             let node = fields.require("plugin_ref", "the id of a plugin", findings)?;
             references.plugins.find(node, findings).map(Stage::Plugin)
         }
+    }
+}
+
+/// Names plugins that, when they are away, refuse requests which anybody may send.
+pub(super) fn warn_of_public_refusals(config: &Config, nodes: &[(&str, &Node<'_>)], findings: &mut Findings) {
+    for plugin in config.plugins.iter().enumerate().filter(|(_, plugin)| plugin.fail_closed).map(|(index, _)| index) {
+        if !matches!(config.plugins[plugin].kind, PluginKind::ExternalGrpc { .. }) {
+            continue;
+        }
+        let asks = |route: &&Route| {
+            let chain = route.middleware.and_then(|chain| config.middleware.get(chain));
+            !route.require_mtls && chain.is_some_and(|chain| chain.stages.contains(&Stage::Plugin(plugin)))
+        };
+        let Some(route) = config.routes.iter().find(asks) else { continue };
+        let id = &config.plugins[plugin].id.0;
+        let Some((_, node)) = nodes.iter().find(|(named, _)| named == id) else { continue };
+        let spot = node.get("fail_mode").unwrap_or(node);
+        let message =
+            format!("while the plugin `{id}` is away, everybody who asks for the route `{}` gets 503", route.id);
+        findings
+            .warning(spot, "public_fail_closed", message)
+            .help("right for a plugin that decides who may pass; `fail_mode: open` for one that only adds something");
     }
 }
 

@@ -162,6 +162,10 @@ fn traffic_parts<'n>(fields: &Fields<'n, 'n>, config: &mut Config, findings: &mu
     let mut all_pools: Vec<Pool> = pools.iter().map(|it| pool::named(it.id, it.node, findings)).collect();
     let all_policies: Vec<Policy> = policies.iter().map(|it| policy::named(it.id, it.node, findings)).collect();
     config.plugins = plugins.iter().filter_map(|it| middleware::plugin(it.id, it.node, findings)).collect();
+    if let Some(first) = plugins.get(middleware::PLUGINS_MAX) {
+        let message = format!("a config has {} plugins at most, not {}", middleware::PLUGINS_MAX, plugins.len());
+        findings.error(first.node, "out_of_range", message).help("each is a metric's label and a connection");
+    }
     let mut references =
         middleware::References { policies: &mut policy_names, all_policies: &all_policies, plugins: &mut plugin_names };
     config.middleware = chains.iter().map(|it| middleware::chain(it.id, it.node, &mut references, findings)).collect();
@@ -182,6 +186,8 @@ fn traffic_parts<'n>(fields: &Fields<'n, 'n>, config: &mut Config, findings: &mu
     warn_of_unreachable(&routes, findings);
     config.routes = routes.into_iter().map(|(route, _)| route).collect();
     config.pools = all_pools;
+    let plugin_nodes: Vec<_> = plugins.iter().map(|it| (it.id, it.node)).collect();
+    middleware::warn_of_public_refusals(config, &plugin_nodes, findings);
     if let Some(node) = fields.get("sandboxes") {
         config.sandboxes = sandbox::sandboxes(node, &mut config.routes, &mut config.pools, findings);
     }

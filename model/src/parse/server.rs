@@ -227,7 +227,7 @@ pub(super) fn logging(node: &Node<'_>, findings: &mut Findings) -> Logging {
         Off,
     }
     let default = Logging::default();
-    let keys = &["access", "file", "format", "redact_query", "redact_headers"];
+    let keys = &["access", "file", "format", "redact_query", "headers", "redact_headers"];
     let Some(fields) = Fields::open(node, "`logging`", keys, findings) else { return default };
     let sinks = &[("stdout", Sink::Stdout), ("file", Sink::File), ("off", Sink::Off)];
     let sink = fields.one_of("access", sinks, Sink::Stdout, findings);
@@ -243,14 +243,12 @@ pub(super) fn logging(node: &Node<'_>, findings: &mut Findings) -> Logging {
             .error(key, "conflicting_keys", "`file` works only with `access: file`")
             .help("write `access: file`, or remove `file`");
     }
-    let redact_headers = match fields.get("redact_headers") {
-        Some(node) => read::list(node, "headers", findings)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|item| header_name(item, findings))
-            .collect(),
-        None => default.redact_headers,
+    let names = |key: &str, findings: &mut Findings| {
+        let items = read::list(fields.get(key)?, "headers", findings).unwrap_or_default();
+        Some(items.iter().filter_map(|item| header_name(item, findings)).collect())
     };
+    let headers = names("headers", findings).unwrap_or(default.headers);
+    let redact_headers = names("redact_headers", findings).unwrap_or(default.redact_headers);
     Logging {
         access,
         format: fields.one_of(
@@ -260,6 +258,7 @@ pub(super) fn logging(node: &Node<'_>, findings: &mut Findings) -> Logging {
             findings,
         ),
         redact_query: fields.boolean("redact_query", default.redact_query, findings),
+        headers,
         redact_headers,
     }
 }
@@ -267,7 +266,7 @@ pub(super) fn logging(node: &Node<'_>, findings: &mut Findings) -> Logging {
 /// `metrics:`
 pub(super) fn metrics(node: &Node<'_>, findings: &mut Findings) -> Metrics {
     let default = Metrics::default();
-    let keys = &["enabled", "on_data_plane", "path", "max_series", "require_token", "token_env"];
+    let keys = &["enabled", "on_data_plane", "path_names", "path", "max_series", "require_token", "token_env"];
     let Some(fields) = Fields::open(node, "`metrics`", keys, findings) else { return default };
     let require_token = fields.boolean("require_token", false, findings);
     let token_env = fields.get("token_env").and_then(|node| {
@@ -288,6 +287,7 @@ pub(super) fn metrics(node: &Node<'_>, findings: &mut Findings) -> Metrics {
     Metrics {
         enabled: fields.boolean("enabled", default.enabled, findings),
         on_data_plane: fields.boolean("on_data_plane", default.on_data_plane, findings),
+        path_names: fields.boolean("path_names", default.path_names, findings),
         path: fields.get("path").and_then(|node| matched_path(node, findings)).unwrap_or(default.path),
         series_max: fields.usize("max_series", 1, default.series_max, findings),
         token_env: token_env.filter(|_| require_token),

@@ -113,7 +113,7 @@ fn endpoints(root: &Node<'_>, findings: &mut Findings) -> Option<Config> {
     let fields = Fields::open(root, "a file with `port` and `endpoints`", &["port", "endpoints"], findings)?;
     let mut config = empty();
     config.listeners.extend(listener(&fields, findings));
-    config.metrics = Metrics { on_data_plane: true, ..Metrics::default() };
+    config.metrics = Metrics { on_data_plane: true, path_names: true, ..Metrics::default() };
     let node = fields.require("endpoints", "a list of paths and pools", findings)?;
     let items = read::list(node, "endpoints", findings).unwrap_or_default();
     if matches!(&node.value, Value::List(items) if items.is_empty()) {

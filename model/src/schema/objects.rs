@@ -311,6 +311,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("types", List(&Text), "", "Types of content, such as `text/html` or `text/*`; the usual texts if the key is absent"),
         key("min_length", Any(&[Size, Integer(0, u64::MAX)]), "1024", "Shorter answers are left alone"),
         key("level", Integer(1, 9), "5", "1 is fast, 9 is small"),
+        key("encodings", List(&OneOf(&["br", "zstd", "gzip"])), "[\"br\", \"zstd\", \"gzip\"]", "What to compress with; of several that a client wants as much the first"),
     ]),
     object("`config` of `redirect`", "redirect", &[], &[
         key("status", Integer(301, 308), "308", "301, 302, 303, 307 or 308"),
@@ -328,6 +329,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("max_entries", Integer(1, u64::MAX), "10000", "Entries"),
         key("max_entry", Size, "\"4MB\"", "Bytes of one entry"),
         key("stale_while_revalidate", Duration, "\"0s\"", "How long an old entry is served while it is fetched again"),
+        key("stale_if_error", Duration, "\"0s\"", "How long an old entry is served because the endpoints fail, where the answer itself does not say; as long as `stale_while_revalidate` in any case"),
         key("pre_compress", Of("pre_compress"), "", "Keep a gzip copy"),
     ]),
     object("`pre_compress`", "pre_compress", &[], &[
@@ -346,6 +348,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("vary_headers", List(&Text), "[]", "Request headers that tell entries apart"),
         key("max_size", Size, "", "Bytes of one entry; those of the store when it is not written"),
         key("auth_aware", Boolean, "false", "Answers to requests with credentials are kept, each user's apart"),
+        key("only_if_content_length", Boolean, "false", "Answers whose length is not known before their end are not kept"),
         key("coalesce", Boolean, "false", "One request fetches for all that wait"),
         key("coalesce_timeout", Duration, "\"5s\"", "How long they wait"),
     ]),
@@ -395,11 +398,13 @@ pub(super) const OBJECTS: &[Object] = &[
         key("file", Text, "", "Path of the access log, with `access: file`"),
         key("format", OneOf(&["json", "text"]), "\"json\"", "How a line looks"),
         key("redact_query", Boolean, "true", "Queries are not logged"),
-        key("redact_headers", List(&Text), "[\"authorization\", \"cookie\"]", "Headers whose values are never logged"),
+        key("headers", List(&Text), "[]", "Request headers whose values are logged too, as `headers`; those that are credentials as `[redacted]`"),
+        key("redact_headers", List(&Text), "[\"authorization\", \"cookie\"]", "Headers whose values are never logged; `Set-Cookie`, `X-Api-Key` and `Proxy-Authorization` never are in any case"),
     ]),
     object("`metrics`", "metrics", &[], &[
         key("enabled", Boolean, "true", "Serve metrics at all"),
         key("on_data_plane", Boolean, "false", "On the data-plane listeners too"),
+        key("path_names", Boolean, "false", "Also names made of exact paths, such as `index_request_count` for `/index`"),
         key("path", Text, "\"/metrics\"", "The path on either listener"),
         key("max_series", Integer(1, U32), "2000", "Label sets per family; further ones are folded and counted"),
         key("require_token", Boolean, "false", "Scrapes must carry a bearer token"),

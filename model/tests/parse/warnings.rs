@@ -40,6 +40,33 @@ fn cache_rules_that_should_be_meant_are_named() {
 }
 
 #[test]
+fn a_plugin_without_which_everybody_is_refused_is_named() {
+    let with = |route: &str, plugin: &str| {
+        format!(
+            "routes: [{{ to: \"http://a\", middleware: c{route} }}]\nmiddleware: {{ c: [{{ type: plugin, plugin_ref: p }}] }}\n\
+             tls: {{ mtls: {{ enabled: true, ca_file: ca.crt }} }}\nplugins: {{ p: {{ type: {plugin} }} }}\n"
+        )
+    };
+    let external = "external_grpc, address: \"a:1\"";
+    warns(&with("", external), &["public_fail_closed plugins.p"]);
+    let closed = format!("{external}, fail_mode: closed");
+    warns(&with("", &closed), &["public_fail_closed plugins.p.fail_mode"]);
+    warns(&with("", &format!("{external}, fail_mode: open")), &[]);
+    warns(&with(", require_mtls: true", external), &[]);
+    warns(&with("", "builtin, name: structured_logger"), &[]);
+}
+
+#[test]
+fn a_config_has_no_more_plugins_than_metrics_can_name() {
+    let plugins = |count: usize| {
+        let one = |number| format!("p{number}: {{ type: builtin, name: structured_logger }}");
+        top(&format!("plugins: {{ {} }}", (0..count).map(one).collect::<Vec<_>>().join(", ")))
+    };
+    warns(&plugins(200), &[]);
+    assert!(problems(&plugins(201)).iter().any(|problem| problem.code == "out_of_range"));
+}
+
+#[test]
 fn other_warnings() {
     warns("routes: []", &["no_routes routes"]);
     warns(&route(r#"host: "^a$""#), &["regex_in_host routes[0].host"]);

@@ -4,6 +4,8 @@ use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use sealane_model::config::ContentCoding;
+
 use crate::admission::Held;
 use crate::cache;
 use crate::hooks::{Hooked, Target};
@@ -25,8 +27,8 @@ pub(crate) struct Edits {
     pub(crate) plugins: Option<Box<PluginNotes>>,
     /// Who the request is from, once a token has been verified.
     pub(crate) identity: Option<Rc<Identity>>,
-    /// The client takes answers in gzip.
-    pub(crate) takes_gzip: bool,
+    /// What the client takes compressed answers in.
+    pub(crate) coding: Option<ContentCoding>,
     /// The request gets no line in the access log, unless it fails.
     pub(crate) unlogged: bool,
     /// The id that the request takes over; empty: it keeps its own.
@@ -47,6 +49,12 @@ pub(crate) struct Notes {
     pub(crate) cache: &'static str,
     /// `canary`
     pub(crate) variant: &'static str,
+    /// By what the side was chosen: `header`, `cookie` or `hash`.
+    pub(crate) cohort: &'static str,
+    /// The request had a value of it.
+    pub(crate) cohort_key: bool,
+    /// The canary is taken out at the moment.
+    pub(crate) braked: bool,
 }
 
 /// What plugins did, for the log.
@@ -106,7 +114,7 @@ impl Edits {
             self.note_plugin(*notes);
         }
         self.identity = later.identity.or(self.identity.take());
-        self.takes_gzip |= later.takes_gzip;
+        self.coding = later.coding.or(self.coding);
         self.unlogged |= later.unlogged;
         self.target = later.target.or(self.target.take());
         self.hooked = later.hooked.or(self.hooked.take());
@@ -122,7 +130,7 @@ impl Edits {
         self.notes = Notes::default();
         self.plugins = None;
         self.identity = None;
-        self.takes_gzip = false;
+        self.coding = None;
         self.unlogged = false;
         self.request_id.clear();
         self.target = None;
@@ -141,11 +149,15 @@ impl fmt::Debug for Edits {
 
 impl Notes {
     fn merge(&mut self, later: Self) {
-        for (note, later) in [(&mut self.cache, later.cache), (&mut self.variant, later.variant)] {
+        let texts =
+            [(&mut self.cache, later.cache), (&mut self.variant, later.variant), (&mut self.cohort, later.cohort)];
+        for (note, later) in texts {
             if !later.is_empty() {
                 *note = later;
             }
         }
+        self.cohort_key |= later.cohort_key;
+        self.braked |= later.braked;
     }
 }
 

@@ -86,16 +86,31 @@ pub(crate) struct ResponseDirectives {
     pub(super) stale_while_revalidate: Option<u64>,
     /// Seconds.
     pub(super) stale_if_error: Option<u64>,
-    /// They came in `CDN-Cache-Control`: `Expires` does not count beside them (RFC 9213 §2.2).
+    /// They came in `CDN-Cache-Control` or `Surrogate-Control`: `Expires` does not count beside them (RFC 9213 §2.2).
     pub(super) targeted: bool,
 }
 
 impl ResponseDirectives {
-    /// Those of `CDN-Cache-Control` where that is there and well formed, else those of `Cache-Control`.
+    /// Those of `CDN-Cache-Control` where that is there and well formed, else those of `Surrogate-Control`, else those of
+    /// `Cache-Control`.
     pub(super) fn read(headers: &impl HeaderView) -> Self {
         if let Some(targeted) = Self::read_targeted(headers) {
             return targeted;
         }
+        let common = Self::read_common(headers);
+        match Self::read_surrogate(headers) {
+            // What is for one user stays so: it is older than fields that are for one kind of cache.
+            Some(surrogate) => Self {
+                private: common.private,
+                without: common.without,
+                no_transform: common.no_transform,
+                ..surrogate
+            },
+            None => common,
+        }
+    }
+
+    fn read_common(headers: &impl HeaderView) -> Self {
         let mut found = Self::default();
         headers.any_value("cache-control", &mut |value| {
             found.any = true;
@@ -119,6 +134,36 @@ impl ResponseDirectives {
             false
         });
         (found.any && !malformed).then_some(found)
+    }
+
+    /// The Edge Architecture's `Surrogate-Control` (W3C note of 2001): `no-store`, and `max-age=` with the seconds of
+    /// freshness, and after a `+` those in which the answer may be served while it is fetched anew. What is meant for
+    /// another surrogate by its name is not for us.
+    fn read_surrogate(headers: &impl HeaderView) -> Option<Self> {
+        let mut found = Self { targeted: true, ..Self::default() };
+        headers.any_value("surrogate-control", &mut |value| {
+            let walked = each(value, |name, argument| {
+                let (Some(name), Some(argument)) = (targeted(name), targeted(argument.unwrap_or_default())) else {
+                    return;
+                };
+                if is(name, "no-store") || is(name, "no-store-remote") {
+                    (found.any, found.no_store) = (true, true);
+                } else if is(name, "max-age") {
+                    found.any = true;
+                    let plus = argument.iter().position(|&byte| byte == b'+').unwrap_or(argument.len());
+                    let (fresh, stale) = argument.split_at(plus);
+                    lower(&mut found.max_age, seconds(Some(fresh)));
+                    if let Some(stale) = stale.strip_prefix(b"+") {
+                        lower(&mut found.stale_while_revalidate, seconds(Some(stale)));
+                    }
+                }
+            });
+            if walked.is_err() {
+                (found.any, found.no_store) = (true, true);
+            }
+            false
+        });
+        found.any.then_some(found)
     }
 
     fn take(&mut self, name: &[u8], argument: Option<&[u8]>) {
@@ -152,6 +197,17 @@ impl ResponseDirectives {
         }
     }
 }
+
+/// A directive's name or argument without its target; `None`: it is for another surrogate than this one.
+fn targeted(text: &[u8]) -> Option<&[u8]> {
+    match text.iter().position(|&byte| byte == b';') {
+        Some(at) => (text[at + 1..].trim_ascii() == SURROGATE.as_bytes()).then_some(&text[..at]),
+        None => Some(text),
+    }
+}
+
+/// What this cache is called in `Surrogate-Capability` and `Surrogate-Control`.
+const SURROGATE: &str = "sealane";
 
 /// Fields that `private` and `no-cache` may list before they count as meant for the whole answer.
 const WITHOUT_MAX: usize = 64;
@@ -337,6 +393,33 @@ mod tests {
         assert!(pragma(&[("pragma", "no-cache")]));
         assert!(!pragma(&[("pragma", "no-cache"), ("cache-control", "max-age=5")]));
         assert!(!pragma(&[("pragma", "other")]));
+    }
+
+    #[test]
+    fn surrogates_have_directives_of_their_own_but_what_is_private_stays_so() {
+        let read = |common: &str, surrogate: &str| {
+            let lines = [("cache-control", common), ("surrogate-control", surrogate)];
+            ResponseDirectives::read(&Lines(&lines))
+        };
+        let found = read("no-store", "max-age=3600+600, content=\"ESI/1.0\"");
+        assert_eq!((found.targeted, found.no_store, found.max_age), (true, false, Some(3600)));
+        assert_eq!(found.stale_while_revalidate, Some(600));
+        assert_eq!(read("max-age=3600", "MaX-aGe=1").max_age, Some(1));
+        assert!(read("max-age=3600", "no-store").no_store && read("max-age=3600", "no-store-remote").no_store);
+        assert!(read("private", "max-age=60").private);
+        assert_eq!(
+            read("max-age=1", "max-age =100").max_age,
+            Some(1),
+            "a field that says nothing known does not count"
+        );
+        assert_eq!(read("max-age=1", "max-age= 100").max_age, Some(0));
+        assert_eq!(read("max-age=1", "max-age=100;other").max_age, Some(1));
+        assert_eq!(read("no-store", "max-age=100;sealane").max_age, Some(100));
+        assert!(read("max-age=1", "no-store;sealane").no_store);
+        assert_eq!(read("max-age=1", "no-store;other, max-age=7").max_age, Some(7));
+        assert!(read("max-age=1", "max-age=5, x=\"y").no_store);
+        let cdn = [("surrogate-control", "max-age=5"), ("cdn-cache-control", "max-age=9")];
+        assert_eq!(ResponseDirectives::read(&Lines(&cdn)).max_age, Some(9));
     }
 
     #[test]

@@ -204,7 +204,8 @@ impl Fill {
             Framing::Length(length) => Some(length),
             Framing::Chunked | Framing::UntilClose => None,
         };
-        if announced.is_some_and(|length| length > self.rule.body_bytes_max) {
+        let fits = announced.map_or(!self.rule.needs_length, |length| length <= self.rule.body_bytes_max);
+        if !fits {
             return Err(NOT_CACHEABLE);
         }
         if !self.cache.has_room(announced.unwrap_or(0)) {
@@ -353,7 +354,7 @@ impl Fill {
 
     fn stale_on_error(&self, worker: &Worker, status: Option<u16>) -> Option<Local> {
         let stale = self.stale.as_ref()?;
-        let may = stale.policy.may_serve_on_error(&self.directives, now(worker).ms, self.rule.stale_ms);
+        let may = stale.policy.may_serve_on_error(&self.directives, now(worker).ms, self.rule.stale_if_error_ms);
         may.then(|| self.serve(worker, stale, How::Error(status)))
     }
 

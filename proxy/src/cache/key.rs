@@ -12,7 +12,7 @@ use super::vary::normalised;
 
 /// Fields that servers take for a part of the target, or for the method, though nothing says so: a request that carries
 /// one only ever gets what was stored for requests that carried the same.
-const TAKEN_FOR_TARGET: [&str; 24] = [
+const TAKEN_FOR_TARGET: [&str; 32] = [
     "x-forwarded-host",
     "x-forwarded-proto",
     "x-forwarded-scheme",
@@ -37,6 +37,15 @@ const TAKEN_FOR_TARGET: [&str; 24] = [
     "x-http-method-override",
     "x-method-override",
     "forwarded",
+    // Servers behind CGI, WSGI and the like cannot tell these from those with hyphens, and nobody rewrites them.
+    "x_forwarded_host",
+    "x_forwarded_proto",
+    "x_forwarded_scheme",
+    "x_forwarded_port",
+    "x_host",
+    "x_original_url",
+    "x_rewrite_url",
+    "x_http_method_override",
 ];
 
 /// A key, and where the part of it ends that names the resource.

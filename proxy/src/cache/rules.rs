@@ -24,6 +24,10 @@ pub(crate) struct CompiledRule {
     pub(crate) coalesce: Option<Duration>,
     /// How long a stale answer may be served while it is fetched anew.
     pub(crate) stale_ms: u64,
+    /// How long a stale answer may be served because the origin fails.
+    pub(crate) stale_if_error_ms: u64,
+    /// Only answers whose length their head tells are stored.
+    pub(crate) needs_length: bool,
     pub(crate) pre_compress: Option<PreCompress>,
 }
 
@@ -52,6 +56,8 @@ fn compile_rule(config: &Config, cache: &config::Cache, route: usize, rule: &con
         body_bytes_max: rule.entry_bytes_max.unwrap_or(store.entry_bytes_max),
         coalesce: rule.coalesce,
         stale_ms: store.stale_while_revalidate.as_millis() as u64,
+        stale_if_error_ms: store.stale_if_error.max(store.stale_while_revalidate).as_millis() as u64,
+        needs_length: rule.only_if_content_length,
         pre_compress: store.pre_compress.clone(),
     }
 }
@@ -68,6 +74,8 @@ pub(crate) fn of_hooks(config: &Config, route: usize) -> CompiledRule {
         body_bytes_max: store.entry_bytes_max,
         coalesce: None,
         stale_ms: 0,
+        stale_if_error_ms: store.stale_if_error.as_millis() as u64,
+        needs_length: false,
         pre_compress: store.pre_compress,
     }
 }
@@ -83,6 +91,7 @@ fn fingerprint(config: &Config, cache: &config::Cache, route: usize, rule: &conf
         vary_headers,
         entry_bytes_max,
         auth_aware,
+        only_if_content_length: _,
         coalesce: _,
         at: _,
     } = rule;

@@ -324,6 +324,7 @@ fn prepare(edits: &mut Edits, mut fill: Fill, note: &'static str) {
         validator("etag", "If-None-Match");
         validator("last-modified", "If-Modified-Since");
     }
+    edits.request.add(b"Surrogate-Capability", b"sealane=\"Surrogate/1.0\"");
     edits.notes.cache = note;
     edits.cache = Some(Box::new(Task::Fill(fill)));
 }

@@ -57,9 +57,11 @@ impl Selected {
     }
 }
 
-/// Appends the value of the field, lines joined and whitespace around members taken out. Whether it is there.
+/// Appends the value of the field, lines joined and whitespace around members taken out, in lower case where that says
+/// the same: languages and codings (RFC 9111 §4.1, RFC 4647 §2, RFC 9110 §8.4.1). Whether it is there.
 pub(super) fn normalised(headers: &impl HeaderView, name: &str, out: &mut Vec<u8>) -> bool {
     let mut there = false;
+    let start = out.len();
     headers.any_value(name, &mut |value| {
         for member in value.split(|&byte| byte == b',') {
             if there {
@@ -70,6 +72,9 @@ pub(super) fn normalised(headers: &impl HeaderView, name: &str, out: &mut Vec<u8
         }
         false
     });
+    if ["accept-language", "accept-encoding", "accept-charset"].iter().any(|folded| name.eq_ignore_ascii_case(folded)) {
+        out[start..].make_ascii_lowercase();
+    }
     there
 }
 
@@ -95,6 +100,10 @@ mod tests {
         check(&foo, &[("foo", "1, 2")], &[("foo", "1"), ("foo", "2")], true);
         check(&foo, &[("foo", "1, 2")], &[("foo", "2, 1")], false);
         check(&foo, &[("foo", "12")], &[("foo", "1,2")], false);
+        check(&foo, &[("foo", "en")], &[("foo", "EN")], false);
+        let language = [("Vary", "Accept-Language")];
+        check(&language, &[("accept-language", "en-GB, de")], &[("accept-language", "EN-gb,DE")], true);
+        check(&language, &[("accept-language", "en, de")], &[("accept-language", "de, en")], false);
         let two = [("vary", "Foo, , foo"), ("vary", "Bar")];
         check(&two, &[("foo", "1"), ("bar", "a")], &[("bar", "a"), ("foo", "1")], true);
         check(&two, &[("foo", "1"), ("bar", "a")], &[("foo", "1")], false);

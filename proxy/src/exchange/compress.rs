@@ -30,11 +30,11 @@ impl Exchange {
         let lines = FieldView { bytes, fields };
         let subject = Subject { status: head.status, length: head.content_length, lines: &lines };
         let edits = self.record.edit(worker);
-        let Some(gzip) = compression.begin(&subject, edits.takes_gzip, &mut edits.response) else { return false };
+        let Some(encoder) = compression.begin(&subject, edits.coding, &mut edits.response) else { return false };
         // The answer to HEAD has the fields of that to GET, and no content.
         if self.asked != Asked::Head {
             self.download_coding = Coding::Chunked;
-            self.gzip = Some(Box::new(gzip));
+            self.encoder = Some(Box::new(encoder));
         }
         true
     }
@@ -48,7 +48,7 @@ impl Exchange {
 
     /// The answer is not passed on: another one is not what this one was.
     pub(super) fn forget_compression(&mut self, before: Option<FieldEdits>) {
-        self.gzip = None;
+        self.encoder = None;
         if let (Some(before), Some(edits)) = (before, self.record.edits.as_mut()) {
             edits.response = before;
         }
@@ -62,22 +62,22 @@ impl Exchange {
         input: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<Fed, &'static str> {
-        let Some(gzip) = &mut self.gzip else { return self.download.feed(input, self.download_coding, out) };
+        let Some(encoder) = &mut self.encoder else { return self.download.feed(input, self.download_coding, out) };
         let mut plain = worker.take_buffer();
         let fed = self.download.feed(input, Coding::Identity, &mut plain);
         let done = self.download.is_done();
-        let fed = fed.map(|fed| {
-            let mut zipped = worker.take_buffer();
+        let fed = fed.and_then(|fed| {
+            let mut packed = worker.take_buffer();
             if !plain.is_empty() || done {
-                gzip.feed(&plain, done, &mut zipped);
+                encoder.feed(&plain, done, &mut packed).map_err(|_| NOT_COMPRESSED)?;
             }
-            write::content(out, self.download_coding, &zipped);
+            write::content(out, self.download_coding, &packed);
             if done {
                 out.extend_from_slice(b"0\r\n\r\n");
             }
-            let content = zipped.len() as u64;
-            worker.give_buffer(zipped);
-            Fed { content, ..fed }
+            let content = packed.len() as u64;
+            worker.give_buffer(packed);
+            Ok(Fed { content, ..fed })
         });
         worker.give_buffer(plain);
         fed
@@ -85,15 +85,20 @@ impl Exchange {
 
     /// As [`crate::http1::body::Body::close`], with compression where it was chosen.
     pub(super) fn close_download(&mut self, out: &mut Vec<u8>) -> bool {
-        let Some(gzip) = &mut self.gzip else { return self.download.close(self.download_coding, out) };
+        let Some(encoder) = &mut self.encoder else { return self.download.close(self.download_coding, out) };
         if self.download.is_done() || !self.download.close(Coding::Identity, out) {
             return self.download.is_done();
         }
-        let mut zipped = Vec::new();
-        gzip.feed(b"", true, &mut zipped);
-        self.record.response_bytes += zipped.len() as u64;
-        write::content(out, self.download_coding, &zipped);
+        let mut packed = Vec::new();
+        if encoder.feed(b"", true, &mut packed).is_err() {
+            return false;
+        }
+        self.record.response_bytes += packed.len() as u64;
+        write::content(out, self.download_coding, &packed);
         out.extend_from_slice(b"0\r\n\r\n");
         true
     }
 }
+
+/// Why content cannot go on.
+const NOT_COMPRESSED: &str = "content cannot be compressed: no memory";

@@ -372,7 +372,7 @@ impl Exchange {
     ) -> Poll<Result<(), Failure>> {
         if let Body::Length(left) = self.download
             && (left > SPLICE_BYTES_MIN || self.splice.is_some())
-            && self.gzip.is_none()
+            && self.encoder.is_none()
             && self.upload.is_done()
             && self.is_plain(connection)
             && let Some(moved) = self.poll_splice_down(cx, connection, worker, left)

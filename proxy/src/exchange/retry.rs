@@ -26,7 +26,7 @@ use crate::exchange::{Exchange, Flight, head};
 use crate::forwarded::Client;
 use crate::http1::field::{FieldView, Fields};
 use crate::http1::request_head::RequestHead;
-use crate::metrics::RetryOutcome;
+use crate::metrics::{RetryOutcome, retry_reason};
 use crate::request::{Request, decide_head, take_leave};
 use crate::snapshot::CompiledRetries;
 use crate::stream::Outbox;
@@ -101,13 +101,14 @@ impl Exchange {
             trace.answered(status);
         }
         let retries = self.route().retries.as_ref();
-        if !retries.is_some_and(|retries| retries.policy.on.contains(&RetryCondition::Status(status))) {
+        let condition = RetryCondition::Status(status);
+        if !retries.is_some_and(|retries| retries.policy.on.contains(&condition)) {
             if status < 500 {
                 self.note_success(worker);
             }
             return false;
         }
-        self.is_replayable() && self.pays_for_another(retry_after, worker)
+        self.is_replayable() && self.pays_for_another(condition, retry_after, worker)
     }
 
     fn retry(
@@ -119,7 +120,8 @@ impl Exchange {
     ) -> Result<(), Failure> {
         self.report_failure(&failure, worker);
         let retries = self.route().retries.as_ref();
-        if retries.is_some_and(|retries| retries.policy.on.contains(&condition)) && self.pays_for_another(None, worker)
+        if retries.is_some_and(|retries| retries.policy.on.contains(&condition))
+            && self.pays_for_another(condition, None, worker)
         {
             self.next_attempt(peer, worker);
             return Ok(());
@@ -129,7 +131,8 @@ impl Exchange {
 
     /// Whether the policy allows one more attempt, the breaker gives its leave, and the budget has one left, which is
     /// then spent.
-    fn pays_for_another(&mut self, retry_after: Option<Duration>, worker: &Worker) -> bool {
+    fn pays_for_another(&mut self, condition: RetryCondition, retry_after: Option<Duration>, worker: &Worker) -> bool {
+        let reason = retry_reason(condition);
         let view = Rc::clone(&self.record.view);
         let Some(retries) = &view.snapshot.routes[self.route].retries else { return false };
         let policy = &retries.policy;
@@ -137,7 +140,7 @@ impl Exchange {
             return false;
         }
         if u32::from(self.record.attempts) >= policy.attempts_max {
-            self.count_retry(RetryOutcome::Exhausted, worker);
+            self.count_retry(reason, RetryOutcome::Exhausted, worker);
             return false;
         }
         let pause = match &policy.backoff {
@@ -157,9 +160,11 @@ impl Exchange {
         let client = policy.per_client.as_ref().map(|cap| (self.client_key, cap));
         let now_ms = Moment::of_tick(worker.wheel.now()).millis();
         if !retries.budget.take_for(policy.budget_percent, client, now_ms) {
-            self.count_retry(RetryOutcome::Budget, worker);
+            self.count_retry(reason, RetryOutcome::Budget, worker);
+            self.record.retry_budget_exhausted = true;
             return false;
         }
+        self.record.retry_reason = Some(reason);
         self.leave = leave;
         self.pause = pause;
         true
@@ -296,6 +301,12 @@ impl Exchange {
             self.record.view.revision.connect_failures.add(1);
         }
         if self.blames_endpoint(failure) {
+            let category = match failure.kind {
+                FailureKind::UpstreamTimeout | FailureKind::RequestTimeout => 0,
+                FailureKind::Connect => 1,
+                _ => 2,
+            };
+            self.flight.connections.cells.errors[category].add(1);
             self.note_attempt(Attempt::Failed, worker);
         }
     }
@@ -341,15 +352,16 @@ impl Exchange {
         if let Some(retries) = &self.route().retries {
             retries.budget.succeeded(worker.index);
             if self.record.attempts - self.hedges > 1 {
-                self.count_retry(RetryOutcome::Success, worker);
+                self.count_retry(self.record.retry_reason.unwrap_or_default(), RetryOutcome::Success, worker);
             }
         } else if let Some(hedge) = &self.route().hedge {
             hedge.budget.succeeded(worker.index);
         }
     }
 
-    fn count_retry(&self, outcome: RetryOutcome, worker: &Worker) {
-        self.record.view.lane(Some(self.route), self.record.target, worker).retries[outcome as usize].add(1);
+    fn count_retry(&self, reason: usize, outcome: RetryOutcome, worker: &Worker) {
+        let lane = self.record.view.lane(Some(self.route), self.record.target, worker);
+        lane.retries[reason][outcome as usize].add(1);
     }
 }
 

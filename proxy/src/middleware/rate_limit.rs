@@ -18,6 +18,8 @@ pub(crate) struct RateLimit {
     rate: Rate,
     key: RateLimitKey,
     limiter: Arc<Limiter>,
+    /// `RateLimit-Policy`: the burst, and the seconds in which it comes back.
+    policy: Vec<u8>,
 }
 
 /// What keys are of; part of the key itself.
@@ -28,7 +30,10 @@ const CLAIM: u8 = 3;
 
 impl RateLimit {
     pub(crate) fn compile(config: &Config, limiter: Arc<Limiter>) -> Self {
-        Self { rate: Rate::new(config.requests_per_second, config.burst), key: config.key.clone(), limiter }
+        let rate = Rate::new(config.requests_per_second, config.burst);
+        let seconds = rate.window().div_ceil(1_000_000_000);
+        let policy = format!("\"default\";q={};w={seconds}", rate.burst()).into_bytes();
+        Self { rate, key: config.key.clone(), limiter, policy }
     }
 
     pub(crate) fn admit(&self, seen: &Seen<'_>, edits: &mut Edits) -> Step {
@@ -67,8 +72,8 @@ impl RateLimit {
         }
     }
 
-    /// `RateLimit-*` of the IETF draft (up to -06, with one field each). Of several limits the one that is nearest to
-    /// its end is told.
+    /// `RateLimit-*` of the IETF draft up to -06, with one field each, which most clients know, and `RateLimit` with
+    /// `RateLimit-Policy` of the later ones. Of several limits the one that is nearest to its end is told.
     fn tell(&self, taken: Taken, edits: &mut Edits) {
         let told = edits.response.value(b"RateLimit-Remaining").and_then(|value| std::str::from_utf8(value).ok());
         if told.and_then(|told| told.parse().ok()).is_some_and(|told: u32| told <= taken.remaining) && taken.granted {
@@ -85,5 +90,12 @@ impl RateLimit {
             write::decimal(&mut number, value);
             edits.response.set(name, &number);
         }
+        number.clear();
+        number.extend_from_slice(b"\"default\";r=");
+        write::decimal(&mut number, u64::from(taken.remaining));
+        number.extend_from_slice(b";t=");
+        write::decimal(&mut number, taken.full_after.div_ceil(1_000_000_000));
+        edits.response.set(b"RateLimit", &number);
+        edits.response.set(b"RateLimit-Policy", &self.policy);
     }
 }

@@ -45,8 +45,12 @@ impl AsRef<Limiter> for ThreadTraffic {
 pub(crate) fn split(traffic: &CompiledTraffic, seen: &Seen<'_>, edits: &mut Edits) {
     let now_ms = Moment::of_tick(seen.worker.wheel.now()).millis();
     let braked = traffic.brake.is_some() && traffic.live.is_braked(now_ms);
-    let choose = |cohort: Option<&[u8]>| {
+    edits.notes.braked = braked;
+    edits.notes.cohort = traffic.cohort.as_ref().map_or("", mode);
+    let mut found = false;
+    let mut choose = |cohort: Option<&[u8]>| {
         let cohort = cohort.filter(|cohort| !cohort.is_empty());
+        found = cohort.is_some();
         traffic.split.choose(&traffic.live.turns, cohort, braked)
     };
     let (pool, variant) = match &traffic.cohort {
@@ -60,9 +64,19 @@ pub(crate) fn split(traffic: &CompiledTraffic, seen: &Seen<'_>, edits: &mut Edit
             std::net::IpAddr::V6(ip) => choose(Some(&ip.octets())),
         },
     };
+    edits.notes.cohort_key = found;
     edits.pool = Some(pool);
     if variant != Variant::Stable {
         edits.notes.variant = variant.name();
+    }
+}
+
+/// By what a side is chosen, for the log.
+const fn mode(key: &CohortKey) -> &'static str {
+    match key {
+        CohortKey::Header(_) => "header",
+        CohortKey::Cookie(_) => "cookie",
+        CohortKey::HashHeader(_) | CohortKey::HashCookie(_) | CohortKey::HashClientIp => "hash",
     }
 }
 

@@ -84,9 +84,62 @@ async fn it_shows_what_is_served() {
         ("proxy_trace_spans_exported_total".to_owned(), 0.0),
         ("proxy_snapshot_swaps_total".to_owned(), 1.0),
         ("proxy_access_log_lines_dropped_total".to_owned(), 0.0),
+        ("proxy_upstream_roundtrip_seconds_count{pool=\"route/all\"}".to_owned(), 1.0),
+        ("proxy_upstream_errors_total{pool=\"route/all\",category=\"timeout\"}".to_owned(), 0.0),
+        ("proxy_upstream_errors_total{pool=\"route/all\",category=\"connect_failed\"}".to_owned(), 0.0),
+        ("proxy_proxy_errors_total{route=\"all\",category=\"upstream_timeout\"}".to_owned(), 0.0),
+        ("proxy_proxy_errors_total{route=\"\",category=\"bad_request\"}".to_owned(), 1.0),
+        ("proxy_mtls_reject_total{route=\"all\"}".to_owned(), 0.0),
+        ("proxy_config_apply_duration_seconds_count".to_owned(), 1.0),
     ] {
         assert_eq!(metric(metrics.text(), &series), Some(value), "{series}\n{}", metrics.text());
     }
+}
+
+#[tokio::test]
+async fn who_asks_for_open_metrics_gets_it() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::with(with_admin(|_| {}), &to(&[origin.address])).await;
+    let accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.1\r\n";
+    let page = ask(&proxy.proxy, "/metrics", accept).await;
+    assert!(page.header("content-type").unwrap().starts_with("application/openmetrics-text; version=1.0.0"));
+    assert!(page.text().ends_with("# EOF\n"));
+    assert!(page.text().contains("# TYPE proxy_requests counter\n"));
+    assert!(page.text().contains("# UNIT proxy_request_duration_seconds seconds\n"));
+}
+
+#[tokio::test]
+async fn failures_of_endpoints_are_counted_by_pool_and_route() {
+    let gone = crate::support::nobody();
+    let proxy = TestProxy::start(&to(&[gone.address])).await;
+    proxy.get("/").await;
+    proxy.until_metric("proxy_proxy_errors_total{route=\"all\",category=\"upstream_connect_failed\"}", 1.0).await;
+    let series = "proxy_upstream_errors_total{pool=\"route/all\",category=\"connect_failed\"}";
+    assert_eq!(proxy.metric(series), Some(1.0));
+    assert!(proxy.metric("proxy_request_last_duration_seconds{route=\"all\",pool=\"route/all\"}").unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn paths_have_families_of_their_own_where_the_config_wants_them() {
+    let origin = Origin::fixed("hi").await;
+    let gone = crate::support::nobody();
+    let yaml = format!(
+        "metrics: {{ path_names: true }}\nroutes:\n  - {{ id: a, path: /index, to: 'http://{}' }}\n  - {{ id: b, to: 'http://{}' }}\n",
+        origin.address, gone.address
+    );
+    let proxy = TestProxy::start(&yaml).await;
+    for name in ["index", "ROOT"] {
+        for family in ["request_count", "last_response_time", "successful_request_count", "failed_request_count"] {
+            assert_eq!(proxy.metric(&format!("{name}_{family}")), Some(0.0), "{name}_{family}");
+        }
+    }
+    proxy.get("/index").await;
+    proxy.get("/else").await;
+    proxy.until_metric("index_successful_request_count", 1.0).await;
+    proxy.until_metric("ROOT_failed_request_count", 1.0).await;
+    assert_eq!(proxy.metric("index_failed_request_count"), Some(0.0));
+    assert_eq!(proxy.metric("ROOT_successful_request_count"), Some(0.0));
+    assert!(proxy.metric("index_last_response_time").unwrap() > 0.0);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use sealane_proxy::cache::Purge;
 use tokio::sync::Semaphore;
 
-use crate::support::{Client, Origin, OriginConnection, Response, Seen, TestProxy, patiently, until};
+use crate::support::{Client, Origin, OriginConnection, Response, Seen, TestProxy, patiently, to, until};
 
 /// One route to `origin`, with a rule that says `rule` beside its path.
 fn cached(origin: &Origin, rule: &str) -> String {
@@ -66,6 +66,16 @@ async fn a_fresh_answer_is_served_without_the_origin() {
     proxy.until_metric("proxy_cache_requests_total{route=\"r\",result=\"miss\"}", 2.0).await;
     assert_eq!(proxy.metric("proxy_cache_requests_total{route=\"r\",result=\"stale\"}"), Some(0.0));
     assert_eq!(proxy.metric("proxy_cache_entries"), Some(2.0));
+}
+
+#[tokio::test]
+async fn an_endpoint_is_told_of_the_surrogate_and_may_speak_to_it() {
+    let origin = counting("Cache-Control: no-store\r\nSurrogate-Control: max-age=60;sealane\r\n").await;
+    let proxy = TestProxy::start(&cached(&origin, "")).await;
+    assert_eq!(body(&proxy, "/a", "").await, "body 1");
+    until_stored(&proxy, 1).await;
+    assert_eq!(body(&proxy, "/a", "").await, "body 1");
+    assert_eq!(origin.requests()[0].header("surrogate-capability"), Some("sealane=\"Surrogate/1.0\""));
 }
 
 #[tokio::test]
@@ -249,6 +259,50 @@ async fn errors_are_bridged_where_the_answer_allows_it() {
     drop(origin);
     until("the origin is gone", async || (proxy.get("/strict").await.status == 502).then_some(())).await;
     assert_eq!(proxy.get("/a").await.text(), "up");
+}
+
+#[tokio::test]
+async fn errors_are_bridged_where_the_config_allows_it_and_the_answer_does_not_forbid_it() {
+    let origin = counting("Cache-Control: max-age=1\r\nAge: 1\r\nETag: \"a\"\r\n").await;
+    let strict = counting("Cache-Control: max-age=1, must-revalidate\r\nAge: 1\r\nETag: \"a\"\r\n").await;
+    let yaml = |origin: &Origin| {
+        let rules =
+            "cache: { store: { stale_if_error: 1h }, rules: [{ path_prefix: /, only_if_content_length: true }] }";
+        format!("{}\n{rules}\n", to(&[origin.address]))
+    };
+    for (origin, status) in [(origin, 200), (strict, 502)] {
+        let proxy = TestProxy::start(&yaml(&origin)).await;
+        assert_eq!(proxy.get("/a").await.text(), "body 1");
+        until_stored(&proxy, 1).await;
+        drop(origin);
+        let last = until("the origin is gone", async || {
+            let response = proxy.get("/a").await;
+            let gone =
+                response.status == 502 || response.header("cache-status").is_some_and(|it| it.contains("detail"));
+            gone.then_some(response)
+        })
+        .await;
+        assert_eq!(last.status, status, "{last:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_has_no_length_is_not_stored_where_the_rule_wants_one() {
+    let origin = Origin::start(|seen: &Seen| {
+        let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\n";
+        match seen.line().contains("chunked") {
+            true => format!("{head}Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n").into_bytes(),
+            false => format!("{head}Content-Length: 1\r\n\r\na").into_bytes(),
+        }
+    })
+    .await;
+    let proxy = TestProxy::start(&cached(&origin, "only_if_content_length: true")).await;
+    proxy.get("/length").await;
+    until_stored(&proxy, 1).await;
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/chunked").await.header("x-cache"), Some("MISS"));
+    }
+    assert_eq!(proxy.get("/length").await.header("x-cache"), Some("HIT"));
 }
 
 #[tokio::test]
@@ -529,7 +583,7 @@ async fn a_stale_answer_is_served_while_it_is_fetched_anew() {
                 assert!(seen.line().starts_with("GET"));
                 let number = asked.fetch_add(1, Ordering::Relaxed) + 1;
                 if number == 1 {
-                    let lines = "Cache-Control: max-age=60, stale-while-revalidate=60\r\nAge: 60\r\nETag: \"1\"\r\n";
+                    let lines = "Cache-Control: max-age=60, stale-while-revalidate=60\r\nAge: 61\r\nETag: \"1\"\r\n";
                     connection.send(&answer(lines, "old")).await;
                     continue;
                 }

@@ -37,7 +37,7 @@ async fn what_is_compressed_is_read_back_and_says_what_it_is() {
     let fields = "Content-Type: text/plain; charset=utf-8\r\nETag: \"abc\"\r\nAccept-Ranges: bytes\r\nVary: Cookie\r\n";
     let origin = Origin::start(move |_| answer(fields, &sent)).await;
     let proxy = TestProxy::start(&chain(&origin, &[STAGE])).await;
-    let response = ask(&proxy, "GET /", "Accept-Encoding: br, gzip\r\n").await;
+    let response = ask(&proxy, "GET /", "Accept-Encoding: deflate, gzip\r\n").await;
     assert_eq!(response.header("content-encoding"), Some("gzip"));
     assert_eq!(response.header("transfer-encoding"), Some("chunked"));
     assert_eq!((response.header("content-length"), response.header("accept-ranges")), (None, None));
@@ -59,6 +59,41 @@ async fn what_is_compressed_is_read_back_and_says_what_it_is() {
         let response = client.ask("GET / HTTP/1.1\r\nHost: test\r\nAccept-Encoding: gzip\r\n\r\n").await;
         assert_eq!(inflate(&response.body), body.as_bytes());
     }
+}
+
+#[tokio::test]
+async fn clients_get_the_coding_that_they_want_most() {
+    let body = text(50_000);
+    let sent = body.clone();
+    let origin = Origin::start(move |_| answer("Content-Type: text/html\r\nETag: \"abc\"\r\n", &sent)).await;
+    let proxy = TestProxy::start(&chain(&origin, &[STAGE])).await;
+    let read = |coding: &str, bytes: &[u8]| -> Vec<u8> {
+        let mut out = Vec::new();
+        match coding {
+            "br" => brotli::Decompressor::new(bytes, 4096).read_to_end(&mut out).unwrap(),
+            "zstd" => zstd::stream::read::Decoder::new(bytes).unwrap().read_to_end(&mut out).unwrap(),
+            _ => return inflate(bytes),
+        };
+        out
+    };
+    for (wanted, coding) in [
+        ("gzip, deflate, br, zstd", "br"),
+        ("gzip, zstd", "zstd"),
+        ("br;q=0.1, gzip;q=0.9", "gzip"),
+        ("zstd, *;q=0.5", "zstd"),
+    ] {
+        let response = ask(&proxy, "GET /", &format!("Accept-Encoding: {wanted}\r\n")).await;
+        assert_eq!(response.header("content-encoding"), Some(coding), "{wanted}");
+        assert_eq!((response.header("etag"), response.header("vary")), (Some("W/\"abc\""), Some("Accept-Encoding")));
+        assert!(response.body.len() < body.len() / 3, "{wanted}: {}", response.body.len());
+        assert_eq!(read(coding, &response.body), body.as_bytes(), "{wanted}");
+    }
+    let stage = "{ type: compression, config: { encodings: [gzip] } }";
+    let only = TestProxy::start(&chain(&origin, &[stage])).await;
+    let response = ask(&only, "GET /", "Accept-Encoding: br, zstd, gzip;q=0.1\r\n").await;
+    assert_eq!(response.header("content-encoding"), Some("gzip"));
+    let response = ask(&only, "GET /", "Accept-Encoding: br, zstd\r\n").await;
+    assert_eq!((response.header("content-encoding"), response.header("vary")), (None, Some("Accept-Encoding")));
 }
 
 #[tokio::test]

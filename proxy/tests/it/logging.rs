@@ -41,8 +41,8 @@ async fn a_line_says_what_happened_to_a_request() {
         "host": "Test", "route": "all", "pool": "route/all", "endpoint": origin.address.to_string(), "status": 200,
         "duration_ms": line["duration_ms"], "upstream_duration_ms": line["upstream_duration_ms"], "retries": 0,
         "cache": "bypass", "breaker_state": "closed", "canary_variant": "stable", "revision": "r1", "node": "node-1",
-        "reason": "", "attempts": 1, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "client": "127.0.0.1",
-        "request_bytes": 3, "response_bytes": 5,
+        "reason": "", "attempts": 1, "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "remote_addr": "127.0.0.1",
+        "tls": false, "bytes_in": 3, "bytes_out": 5,
     });
     assert_eq!(*line, expected);
     assert!(line["duration_ms"].as_f64().unwrap() >= line["upstream_duration_ms"].as_f64().unwrap());
@@ -75,6 +75,59 @@ async fn the_combined_format_and_plain_queries_are_there_for_those_who_want_them
     proxy.client().await.ask(request).await;
     let line: serde_json::Value = serde_json::from_str(&lines(&path, 2).await[1]).unwrap();
     assert_eq!(line["path"], "/a?b=c");
+}
+
+#[tokio::test]
+async fn headers_are_logged_where_asked_for_and_credentials_never() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let origin = Origin::fixed("").await;
+    let headers = "X-Tenant, authorization, cookie, set-cookie, x-api-key, proxy-authorization, x-own, x-absent";
+    let proxy = TestProxy::start(&format!(
+        "logging: {{ access: file, file: '{}', headers: [{headers}], redact_headers: [x-own] }}\n{}",
+        path.display(),
+        to(&[origin.address])
+    ))
+    .await;
+    let sent = "Authorization: secret1\r\nCookie: secret2\r\nSet-Cookie: secret3\r\nX-Api-Key: secret4\r\n\
+                Proxy-Authorization: secret5\r\nX-Own: secret6\r\nX-Tenant: a\"b\r\nX-Tenant: c\r\nUser-Agent: me/1\r\n";
+    proxy.client().await.ask(format!("GET / HTTP/1.1\r\nHost: test\r\n{sent}\r\n")).await;
+    let line = lines(&path, 1).await.remove(0);
+    assert!(!line.contains("secret"), "{line}");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let hidden = "[redacted]";
+    let expected = serde_json::json!({ "x-tenant": "a\"b", "authorization": hidden, "cookie": hidden,
+        "set-cookie": hidden, "x-api-key": hidden, "proxy-authorization": hidden, "x-own": hidden });
+    assert_eq!((&line["headers"], line["user_agent"].as_str()), (&expected, Some("me/1")));
+}
+
+#[tokio::test]
+async fn a_line_says_why_a_request_was_refused_or_sent_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let origin = Origin::start(|_| b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n".to_vec()).await;
+    let proxy = TestProxy::start(&format!(
+        "logging: {{ access: file, file: '{}' }}\nroutes:\n  - id: a\n    to: 'http://{}'\n    policy: {{ retries: {{ max_attempts: 2, on: ['503'] }} }}\n",
+        path.display(),
+        origin.address
+    ))
+    .await;
+    proxy.get("/").await;
+    let line: serde_json::Value = serde_json::from_str(&lines(&path, 1).await[0]).unwrap();
+    assert_eq!((line["retry_last_reason"].as_str(), line["retries"].as_u64()), (Some("status_503"), Some(1)));
+    assert!(line.get("overload_rejected").is_none() && line.get("breaker_denied").is_none(), "{line}");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_full_disk_costs_lines_which_are_counted_and_no_request() {
+    let origin = Origin::fixed("hello").await;
+    let yaml = format!("logging: {{ access: file, file: /dev/full }}\n{}", to(&[origin.address]));
+    let proxy = TestProxy::start(&yaml).await;
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").await.text(), "hello");
+    }
+    proxy.until_metric("proxy_access_log_lines_dropped_total", 10.0).await;
 }
 
 #[tokio::test]

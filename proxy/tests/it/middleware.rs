@@ -116,6 +116,9 @@ async fn a_client_gets_its_burst_and_then_429_with_what_is_left() {
         let response = get(&proxy, &[]).await;
         assert_eq!((response.status, response.header("ratelimit-remaining")), (200, Some(remaining)));
         assert_eq!(response.header("ratelimit-limit"), Some("3"));
+        assert_eq!(response.header("ratelimit-policy"), Some("\"default\";q=3;w=300"));
+        let told = response.header("ratelimit").unwrap();
+        assert!(told.starts_with(&format!("\"default\";r={remaining};t=")), "{told}");
     }
     let response = get(&proxy, &[]).await;
     assert_eq!((response.status, response.category()), (429, "rate_limited".to_owned()));

@@ -190,7 +190,12 @@ async fn the_budget_bounds_a_storm() {
     }
     let retried = origin.requests().len() - 100;
     assert!((3..=40).contains(&retried), "{retried}");
-    assert!(proxy.metric("proxy_retries_total{route=\"a\",outcome=\"budget\"}").unwrap() > 50.0);
+    let refused = proxy.metric("proxy_retries_total{route=\"a\",outcome=\"budget\"}").unwrap();
+    assert!(refused > 50.0);
+    assert_eq!(proxy.metric("proxy_retry_outcomes_total{route=\"a\",outcome=\"budget\"}"), Some(refused));
+    assert_eq!(proxy.metric("proxy_retry_budget_exhausted_total{route=\"a\"}"), Some(refused));
+    assert!(proxy.metric("proxy_retry_reasons_total{route=\"a\",reason=\"status_503\"}").unwrap() >= refused);
+    assert!(proxy.metric("proxy_retry_budget_tokens{route=\"a\"}").is_some());
 }
 
 #[tokio::test]

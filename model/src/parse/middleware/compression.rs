@@ -1,6 +1,6 @@
 //! Compression of answers.
 
-use crate::config::Compression;
+use crate::config::{Compression, ContentCoding};
 use crate::parse::fields::Fields;
 use crate::parse::findings::Findings;
 use crate::parse::read::{self, shown};
@@ -32,10 +32,15 @@ const TYPES: &[&str] = &[
 ];
 
 pub(super) fn compression(node: Option<&Node<'_>>, findings: &mut Findings) -> Option<Compression> {
-    let mut compression =
-        Compression { types: TYPES.iter().map(|&text| text.to_owned()).collect(), length_min: 1024, level: 5 };
+    let mut compression = Compression {
+        types: TYPES.iter().map(|&text| text.to_owned()).collect(),
+        length_min: 1024,
+        level: 5,
+        codings: CODINGS.iter().map(|&(_, coding)| coding).collect(),
+    };
     let Some(node) = node else { return Some(compression) };
-    let fields = Fields::open(node, "`config` of `compression`", &["types", "min_length", "level"], findings)?;
+    let fields =
+        Fields::open(node, "`config` of `compression`", &["types", "min_length", "level", "encodings"], findings)?;
     if let Some(node) = fields.get("types") {
         compression.types = types(node, findings);
     }
@@ -43,7 +48,32 @@ pub(super) fn compression(node: Option<&Node<'_>>, findings: &mut Findings) -> O
     if let Some(node) = fields.get("level") {
         compression.level = read::integer(node, 1..=9, findings).map_or(compression.level, |level| level as u32);
     }
+    if let Some(node) = fields.get("encodings") {
+        compression.codings = codings(node, findings);
+    }
     Some(compression)
+}
+
+/// In the order that counts where a client wants several of them as much.
+const CODINGS: &[(&str, ContentCoding)] =
+    &[("br", ContentCoding::Brotli), ("zstd", ContentCoding::Zstd), ("gzip", ContentCoding::Gzip)];
+
+fn codings(node: &Node<'_>, findings: &mut Findings) -> Vec<ContentCoding> {
+    let items = read::list(node, "encodings", findings).unwrap_or_default();
+    if items.is_empty() {
+        findings.error(node, "missing_key", "no encoding is left").help("name one, or remove the stage");
+    }
+    let mut codings = Vec::new();
+    for item in items {
+        match read::one_of(item, CODINGS, findings) {
+            Some(coding) if codings.contains(&coding) => {
+                findings.error(item, "unknown_value", "this encoding is there twice").help("keep the first");
+            }
+            Some(coding) => codings.push(coding),
+            None => {}
+        }
+    }
+    codings
 }
 
 /// A size; a bare number of bytes too, as in `pre_compress`.

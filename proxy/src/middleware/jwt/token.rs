@@ -3,10 +3,13 @@
 //! The header of a token chooses among the keys that are there and says nothing else: keys that it embeds or links to
 //! are not looked at, and extensions that it calls critical are not known here (RFC 7515 §4.1.11, RFC 8725).
 
+use std::fmt;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sealane_model::config::Jwt;
-use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::jwks::keys::{KeySet, algorithm};
@@ -109,7 +112,7 @@ pub(crate) fn verify(token: &[u8], expected: &Jwt, keys: &KeySet, now: u64) -> R
     if !expected.algorithms.is_empty() && !expected.algorithms.contains(&used) {
         return Err(Reject::Algorithm);
     }
-    let claims: Claims = serde_json::from_slice(&decode(payload)?).map_err(|_| Reject::Malformed)?;
+    let Unique(claims) = serde_json::from_slice(&decode(payload)?).map_err(|_| Reject::Malformed)?;
     let signature = decode(signature)?;
     let kid = header.kid.as_deref();
     if keys.named(kid).next().is_none() {
@@ -125,6 +128,33 @@ pub(crate) fn verify(token: &[u8], expected: &Jwt, keys: &KeySet, now: u64) -> R
     }
     check(&claims, expected, now)?;
     Ok(claims)
+}
+
+/// Claims, each there once: of two with one name the endpoint may believe the other one (RFC 7519 §4).
+struct Unique(Claims);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Unique;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("claims")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+                let mut claims = Claims::new();
+                while let Some((name, value)) = members.next_entry::<String, Value>()? {
+                    if claims.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a claim is there twice"));
+                    }
+                }
+                Ok(Unique(claims))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
 }
 
 /// When a token is over, in seconds since 1970.
@@ -160,4 +190,18 @@ fn check(claims: &Claims, expected: &Jwt, now: u64) -> Result<(), Reject> {
 /// A NumericDate: whole or broken seconds.
 fn seconds(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(|it| (0.0..1e15).contains(it)).map(|it| it as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_there_twice_spoils_the_token() {
+        let read = |text: &str| serde_json::from_str::<Unique>(text).map(|unique| unique.0.len()).ok();
+        assert_eq!(read(r#"{"sub":"a","aud":["x"]}"#), Some(2));
+        assert_eq!(read(r#"{"sub":"a","sub":"b"}"#), None);
+        assert_eq!(read(r#"{"sub":"a","s\u0075b":"b"}"#), None);
+        assert_eq!(read("[]"), None);
+    }
 }
