@@ -189,3 +189,19 @@ async fn good_checks_do_not_bring_back_an_endpoint_that_fails_requests() {
         assert_eq!(client.get("/").await.text(), "good");
     }
 }
+
+#[tokio::test]
+async fn limits_change_with_the_config() {
+    let (origin, _) = counted().await;
+    let yaml = |limits: &str| format!("{}limits: {{ {limits} }}\n", pool(&origin.address.to_string(), ""));
+    let proxy = TestProxy::start(&yaml("max_headers: 200")).await;
+    let path = format!("/{}", "a".repeat(2000));
+    let mut client = proxy.client().await;
+    assert_eq!(client.get(&path).await.status, 200);
+    proxy.serve(&yaml("max_url_bytes: 1KB")).await;
+    assert_eq!(client.get(&path).await.status, 414, "also on a connection that was there before");
+    proxy.serve(&yaml("max_headers: 1")).await;
+    let two = format!("GET {path} HTTP/1.1\r\nHost: test\r\nX: y\r\n\r\n");
+    assert_eq!(proxy.client().await.ask(&two).await.status, 431);
+    assert_eq!(proxy.get(&path).await.status, 200);
+}
