@@ -125,6 +125,21 @@ pub struct Limits {
     /// Client connections of one client address. Default 1,000. A trusted proxy stands for many clients and is bound by
     /// [`Self::connections_max`] alone; a client that its PROXY header names is bound as any other.
     pub connections_per_client_max: usize,
+    /// What becomes of header names with underscores. Default: kept.
+    pub header_underscores: Underscores,
+}
+
+/// What becomes of a request's header whose name has an underscore. Some endpoints (CGI and what came after it) cannot tell
+/// `X_Real_IP` from `X-Real-IP`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Underscores {
+    /// It goes on as it is.
+    #[default]
+    Keep,
+    /// It is left out.
+    Drop,
+    /// The request is refused with 400.
+    Refuse,
 }
 
 impl Default for Limits {
@@ -140,6 +155,7 @@ impl Default for Limits {
             read_rate_min: 1 << 10,
             connections_max: 50_000,
             connections_per_client_max: 1_000,
+            header_underscores: Underscores::Keep,
         }
     }
 }

@@ -22,7 +22,12 @@ Cookie: sid=abcdef0123456789; theme=dark\r\nConnection: keep-alive\r\n\r\n";
 const ANSWER: &[u8] =
     b"HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Fri, 20 Nov 2026 00:00:00 GMT\r\nContent-Type: text/plain\r\n\
 Cache-Control: no-store\r\nETag: \"abc-123\"\r\nContent-Length: 100\r\n\r\n";
-const LIMITS: HeadLimits = HeadLimits { header_bytes_max: 64 << 10, fields_max: 100, target_bytes_max: 8 << 10 };
+const LIMITS: HeadLimits = HeadLimits {
+    header_bytes_max: 64 << 10,
+    fields_max: 100,
+    target_bytes_max: 8 << 10,
+    underscores: sealane_model::config::Underscores::Keep,
+};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);

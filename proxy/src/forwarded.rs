@@ -173,8 +173,10 @@ pub(crate) fn is_request_id(id: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::http1::request_head::HeadLimits;
+    use sealane_model::config::Underscores;
 
-    const LIMITS: HeadLimits = HeadLimits { header_bytes_max: 65536, fields_max: 100, target_bytes_max: 8192 };
+    const LIMITS: HeadLimits =
+        HeadLimits { header_bytes_max: 65536, fields_max: 100, target_bytes_max: 8192, underscores: Underscores::Keep };
 
     fn trusted() -> Vec<CidrBlock> {
         vec![CidrBlock { address: "10.0.0.0".parse().unwrap(), prefix_bits: 8 }]

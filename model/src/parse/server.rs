@@ -13,7 +13,7 @@ use super::support::Feature;
 use super::tree::{Node, Value};
 use crate::config::{
     AccessSink, Admin, Certificate, CidrBlock, Limits, ListenAddress, Listener, LogFormat, Logging, Metrics, Mtls,
-    Position, Shutdown, Tls, TlsVersion, Tracing,
+    Position, Shutdown, Tls, TlsVersion, Tracing, Underscores,
 };
 
 /// The listeners that a config gets without writing any.
@@ -129,7 +129,9 @@ pub(super) fn limits(node: &Node<'_>, findings: &mut Findings) -> Limits {
         "min_read_rate",
         "max_connections",
         "max_connections_per_client",
+        "header_underscores",
     ];
+    let underscores = &[("keep", Underscores::Keep), ("drop", Underscores::Drop), ("refuse", Underscores::Refuse)];
     let Some(fields) = Fields::open(node, "`limits`", keys, findings) else { return default };
     let rate = |name: &str, default: u64, findings: &mut Findings| {
         fields.get(name).and_then(|node| read::byte_rate(node, findings)).unwrap_or(default)
@@ -150,6 +152,7 @@ pub(super) fn limits(node: &Node<'_>, findings: &mut Findings) -> Limits {
             default.connections_per_client_max,
             findings,
         ),
+        header_underscores: fields.one_of("header_underscores", underscores, default.header_underscores, findings),
     }
 }
 

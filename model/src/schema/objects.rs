@@ -86,6 +86,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("min_read_rate", Rate, "\"1KB\"", "A client that reads its answer more slowly is cut; `0B`: off"),
         key("max_connections", Integer(1, U32), "50000", "Client connections of the whole proxy"),
         key("max_connections_per_client", Integer(1, U32), "1000", "Client connections of one address that is not a trusted proxy"),
+        key("header_underscores", OneOf(&["keep", "drop", "refuse"]), "\"keep\"", "Request headers whose names have underscores: forwarded, left out, or the request is refused (400)"),
     ]),
     object("a route", "route", &[], &[
         key("id", Text, "", "Unique; `<host or *><path>` when it is not written"),

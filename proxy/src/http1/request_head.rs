@@ -5,11 +5,13 @@
 
 use std::mem::MaybeUninit;
 
+use sealane_model::config::Underscores;
+
 use super::field::{FIELDS_ON_STACK, Fields, Known, heap_room, is_grpc, members, stack_room};
 use super::framing::{ConnectionOptions, Framing, FramingFields, Version};
 
 /// Bounds on a request head.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct HeadLimits {
     /// Bytes of the head without the request line.
     pub header_bytes_max: usize,
@@ -17,6 +19,8 @@ pub struct HeadLimits {
     pub fields_max: usize,
     /// Bytes of the request target.
     pub target_bytes_max: usize,
+    /// What becomes of names with underscores.
+    pub underscores: Underscores,
 }
 
 /// A request head that passed every check.
@@ -107,6 +111,15 @@ impl<'b> RequestHead<'b> {
         }
         if !fields.lines_end_in_crlf(bytes, length) {
             return Err(RequestFault::Malformed("line does not end in crlf"));
+        }
+        let has_underscore = |name: &[u8]| memchr::memchr(b'_', name).is_some();
+        match limits.underscores {
+            Underscores::Keep => {}
+            Underscores::Drop => fields.drop_where(bytes, has_underscore),
+            Underscores::Refuse if fields.lines().iter().any(|line| has_underscore(line.name.of_bytes(bytes))) => {
+                return Err(RequestFault::Malformed("underscore in a header name"));
+            }
+            Underscores::Refuse => {}
         }
         let (path, query, target_authority) = split_target(method, target).map_err(RequestFault::Malformed)?;
         let host = host_field(bytes, fields, version).map_err(RequestFault::Malformed)?;

@@ -2,6 +2,7 @@
 //! form that it reads back as the same.
 
 use proptest::prelude::*;
+use sealane_model::config::Underscores;
 
 use super::body::{Body, Coding};
 use super::field::{Fields, Known, KnownSet};
@@ -10,7 +11,8 @@ use super::request_head::{HeadLimits, RequestFault, RequestHead, is_authority};
 use super::response_head::{Asked, ResponseHead};
 use super::write;
 
-const LIMITS: HeadLimits = HeadLimits { header_bytes_max: 4096, fields_max: 20, target_bytes_max: 1024 };
+const LIMITS: HeadLimits =
+    HeadLimits { header_bytes_max: 4096, fields_max: 20, target_bytes_max: 1024, underscores: Underscores::Keep };
 
 fn parse<'b>(bytes: &'b [u8], fields: &mut Fields) -> Result<Option<RequestHead<'b>>, RequestFault> {
     RequestHead::parse(bytes, &LIMITS, fields)

@@ -96,6 +96,7 @@ pub(crate) fn compile(
             header_bytes_max: limits.header_bytes_max,
             fields_max: limits.headers_max.min(FIELDS_MAX),
             target_bytes_max: limits.url_bytes_max,
+            underscores: limits.header_underscores,
         },
         limits: TickLimits {
             read_header: ticks(limits.read_header_timeout),

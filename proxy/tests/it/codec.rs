@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use sealane_model::config::Underscores;
 use sealane_proxy::http1::body::{Body, Coding};
 use sealane_proxy::http1::field::{Fields, Known, KnownSet};
 use sealane_proxy::http1::framing::Framing;
@@ -29,7 +30,8 @@ struct Message {
     body: Vec<u8>,
 }
 
-const LIMITS: HeadLimits = HeadLimits { header_bytes_max: 4096, fields_max: 50, target_bytes_max: 1024 };
+const LIMITS: HeadLimits =
+    HeadLimits { header_bytes_max: 4096, fields_max: 50, target_bytes_max: 1024, underscores: Underscores::Keep };
 
 const SEEDS: &[&str] = &[
     "POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",

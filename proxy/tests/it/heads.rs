@@ -261,3 +261,23 @@ async fn a_header_that_a_route_asks_for_is_compared_exactly() {
         assert_eq!(answer.text(), expected, "{lines:?}");
     }
 }
+
+#[tokio::test]
+async fn header_names_with_underscores_are_kept_dropped_or_refused_as_the_config_says() {
+    let origin = Origin::fixed("here").await;
+    let yaml = |limits: &str| format!("limits: {{ {limits} }}\n{}", to(&[origin.address]));
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let request = "GET / HTTP/1.1\r\nHost: test\r\nX_Real_IP: 6.6.6.6\r\nX-Kept: 1\r\n\r\n";
+    assert_eq!(proxy.client().await.ask(request).await.text(), "here");
+    assert_eq!(origin.requests().pop().unwrap().header("x_real_ip"), Some("6.6.6.6"));
+    proxy.serve(&yaml("header_underscores: drop")).await;
+    assert_eq!(proxy.client().await.ask(request).await.text(), "here");
+    let seen = origin.requests().pop().unwrap();
+    assert_eq!((seen.header("x_real_ip"), seen.header("x-kept")), (None, Some("1")));
+    proxy.serve(&yaml("header_underscores: refuse")).await;
+    let refused = proxy.client().await.ask(request).await;
+    assert_eq!((refused.status, refused.category()), (400, "bad_request".to_owned()));
+    assert_eq!(proxy.get("/").await.text(), "here");
+    let framing = "POST / HTTP/1.1\r\nHost: test\r\nContent_Length: 5\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(proxy.client().await.ask(framing).await.status, 400);
+}

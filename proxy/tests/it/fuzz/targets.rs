@@ -7,7 +7,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use sealane_model::config::{Config, TargetPath};
+use sealane_model::config::{Config, TargetPath, Underscores};
 use sealane_model::decide::{Decision, RequestHead as Decided, RouteTable};
 use sealane_model::parse::{Reader, parse};
 use sealane_proxy::http1::chunked::ChunkDecoder;
@@ -16,7 +16,8 @@ use sealane_proxy::http1::request_head::{HeadLimits, RequestHead, is_authority};
 use sealane_proxy::http1::response_head::{Asked, ResponseHead};
 use sealane_proxy::http1::write;
 
-const LIMITS: HeadLimits = HeadLimits { header_bytes_max: 4096, fields_max: 60, target_bytes_max: 1024 };
+const LIMITS: HeadLimits =
+    HeadLimits { header_bytes_max: 4096, fields_max: 60, target_bytes_max: 1024, underscores: Underscores::Keep };
 
 /// A request's head: what is accepted has one end, and what is written of it is accepted again with the same fields.
 pub(super) fn request_head(bytes: &[u8]) {
@@ -40,7 +41,8 @@ pub(super) fn request_head(bytes: &[u8]) {
     write::fields(&mut out, bytes, head.length, &fields, without());
     out.extend(b"\r\n");
     let mut again = Fields::default();
-    let unbounded = HeadLimits { header_bytes_max: usize::MAX, fields_max: 1000, target_bytes_max: usize::MAX };
+    let unbounded =
+        HeadLimits { header_bytes_max: usize::MAX, fields_max: 1000, target_bytes_max: usize::MAX, ..LIMITS };
     let read = RequestHead::parse(&out, &unbounded, &mut again);
     let Ok(Some(read)) = read else { panic!("{read:?} of {:?}", String::from_utf8_lossy(&out)) };
     assert_eq!((read.method, read.path, read.length), (head.method, head.path, out.len()));
