@@ -14,8 +14,7 @@ use std::time::Duration;
 
 use memchr::memmem;
 use tokio::net::TcpStream;
-use tokio_rustls::LazyConfigAcceptor;
-use tokio_rustls::rustls::server::Acceptor;
+use tokio_rustls::TlsAcceptor;
 
 use crate::admission::Suspended;
 use crate::admission::wait::LOOK_TICKS;
@@ -114,8 +113,6 @@ enum Next {
 
 /// Of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The alert `no_application_protocol` in a record of its own.
-const NO_APPLICATION_PROTOCOL: [u8; 7] = [21, 3, 3, 0, 2, 2, 120];
 /// How long, and how much, a connection that ends still reads.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES_MAX: usize = 1 << 20;
@@ -193,14 +190,7 @@ async fn establish(worker: &Rc<Worker>, tcp: TcpStream, peer: SocketAddr, socket
 }
 
 async fn handshake(tls: &ServerTls, tcp: TcpStream) -> io::Result<(Stream, Box<PeerTls>)> {
-    let hello = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
-    let offered = hello.client_hello().alpn();
-    if offered.is_some_and(|mut offered| offered.all(|name| !tls.config.alpn_protocols.iter().any(|own| own == name))) {
-        // rustls would go on without a protocol; another one than those spoken here is refused (RFC 7301 §3.2).
-        let _ = hello.io.try_write(&NO_APPLICATION_PROTOCOL);
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "no common application protocol"));
-    }
-    let stream = hello.into_stream(Arc::clone(&tls.config)).await?;
+    let stream = TlsAcceptor::from(Arc::clone(&tls.config)).accept(tcp).await?;
     let session = stream.get_ref().1;
     let facts = PeerTls {
         server_name: session.server_name().map(str::to_owned),
