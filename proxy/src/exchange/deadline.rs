@@ -20,9 +20,9 @@ const HALF_CLOSED_GRACE: Duration = Duration::from_secs(5);
 const BODY_GRACE: Duration = Duration::from_secs(5);
 /// The longest pause of a body, however fast it was before.
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// What a client may take to read what the kernel holds for it, before its rate counts.
-const READ_GRACE: Duration = Duration::from_secs(30);
-
+/// What a client may take to read what the kernel holds for it, before its rate counts. The kernel takes more only once a
+/// third of what it holds has been read: with buffers of megabytes, a slow client shows no progress for long.
+const READ_GRACE: Duration = Duration::from_secs(60);
 /// The longest pause of a client that reads, however much the kernel took for it before.
 const READ_PAUSE_MAX: Duration = Duration::from_secs(60);
 
