@@ -384,7 +384,8 @@ impl Connection {
             Waiting::NextRequest => self.since + limits.idle,
         };
         let is_idle = self.waiting != Waiting::RestOfHead;
-        let deadline = if is_idle { deadline.min(worker.idle_end()) } else { deadline };
+        // A connection that was made a moment ago brings its first request: in a drain it keeps its time for that.
+        let deadline = if self.waiting == Waiting::NextRequest { deadline.min(worker.idle_end()) } else { deadline };
         if worker.wheel.now() < deadline {
             self.timer.arm(cx, deadline);
             return Poll::Pending;

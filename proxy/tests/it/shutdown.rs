@@ -68,6 +68,24 @@ async fn readiness_goes_first_requests_in_flight_finish_and_idle_connections_clo
 }
 
 #[tokio::test]
+async fn a_connection_whose_first_request_is_on_the_way_is_served_in_a_drain() {
+    let origin = Origin::fixed("hello").await;
+    let proxy = TestProxy::with(times(0, 20_000), &to(&[origin.address])).await;
+    let mut kept = proxy.client().await;
+    assert_eq!(kept.get("/").await.text(), "hello");
+    let mut fresh = proxy.client().await;
+    proxy.until_metric("proxy_connections_open", 2.0).await;
+    let handle = proxy.proxy.clone();
+    let drained = tokio::spawn(async move { handle.drain(Notice::Nobody).await });
+    // Its client had time to ask again; that of the other one has not asked yet.
+    assert!(kept.is_closed().await);
+    fresh.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let response = fresh.response().await;
+    assert_eq!((response.text(), response.header("connection")), ("hello", Some("close")));
+    patiently("the end", drained).await.unwrap();
+}
+
+#[tokio::test]
 async fn what_does_not_finish_is_cut_in_bounded_time() {
     let (origin, _release) = held().await;
     let proxy = TestProxy::with(times(0, 100), &to(&[origin.address])).await;
