@@ -32,10 +32,12 @@ struct Key {
 }
 
 /// What stands at a key.
-enum Kind {
+pub(crate) enum Kind {
     Boolean,
     /// Any scalar: YAML's numbers and booleans are text here.
     Text,
+    /// As [`Self::Text`]; may hold `${env:…}` and `${file:…}`, which the node resolves.
+    Secret,
     Duration,
     Size,
     /// Bytes per second.
@@ -87,6 +89,16 @@ impl Object {
     /// The object that stands at `key`, or in a list or mapping there.
     pub(crate) fn below(&self, key: &str) -> Option<&'static Self> {
         self.keys.iter().find(|known| known.name == key).and_then(|known| object(known.kind.object()?))
+    }
+
+    /// The place of a key among the keys, in the order of the reference.
+    pub(crate) fn place(&self, key: &str) -> Option<usize> {
+        self.keys.iter().position(|known| known.name == key)
+    }
+
+    /// What stands at a key.
+    pub(crate) fn kind(&self, key: &str) -> Option<&'static Kind> {
+        self.keys.iter().find(|known| known.name == key).map(|known| &known.kind)
     }
 
     /// Keys with their defaults, as JSON.
@@ -147,6 +159,7 @@ impl Kind {
         match self {
             Self::Boolean => json!({ "type": "boolean" }),
             Self::Text => json!({ "type": ["string", "number", "boolean"] }),
+            Self::Secret => json!({ "type": ["string", "number", "boolean"], "x-secret": true }),
             Self::Duration => pattern("^(?=.)([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"),
             Self::Size => pattern("^[0-9]+(B|KB|MB|GB|KiB|MiB|GiB)$"),
             Self::Rate => pattern("^[0-9]+(B|KB|MB|GB|KiB|MiB|GiB)(/s)?$"),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::findings::Findings;
-use super::nearest::{from_elsewhere, home, nearest};
+use super::nearest::{from_elsewhere, home, home_of_nearest, nearest};
 use super::read::{self, shown};
 use super::tree::{Key, Node, Spot, Value};
 
@@ -68,6 +68,12 @@ impl<'n, 't> Fields<'n, 't> {
     /// The key itself.
     pub(super) fn key(&self, name: &str) -> Option<&'n Key<'t>> {
         self.entries.iter().find(|(key, _)| key.text == name).map(|(key, _)| key)
+    }
+
+    /// Whether a key that is not known here stands for `name`, which [`Self::open`] has said.
+    pub(super) fn misspells(&self, name: &'static str) -> bool {
+        let means = |key: &str| nearest(key, [name].into_iter()).or_else(|| from_elsewhere(key, &[name])).is_some();
+        self.entries.iter().any(|(key, _)| key.text != name && means(&key.text))
     }
 
     /// The value of a key that must be there.
@@ -201,12 +207,16 @@ fn unknown_key(key: &Key<'_>, what: &str, known: &[&'static str], findings: &mut
     let glued = key.text.split_once(':').filter(|(name, _)| known.contains(name));
     let near = nearest(&key.text, known.iter().copied());
     let found = findings.error(key, "unknown_key", format!("{what} has no key `{}`", shown(&key.text)));
-    if let Some((name, value)) = glued {
+    if key.text.chars().any(|letter| letter.is_whitespace() && !letter.is_ascii()) {
+        found.help("it holds blanks that are none to YAML, such as U+00A0: type them again as ordinary blanks");
+    } else if let Some((name, value)) = glued {
         found.help("write a blank after the colon").suggest(format!("{name}: {value}"));
     } else if let Some(ours) = near.or_else(|| from_elsewhere(&key.text, known)) {
         found.help(format!("did you mean `{ours}`?")).suggest(ours);
     } else if let Some(home) = home(&key.text) {
         found.help(format!("`{}` belongs in {home}", key.text));
+    } else if let Some((near, home)) = home_of_nearest(&key.text) {
+        found.help(format!("did you mean `{near}`? It belongs in {home}"));
     } else if known.len() <= 24 {
         let all = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         found.help(format!("known keys: {all}; keys that start with `x-` are ignored"));

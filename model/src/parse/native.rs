@@ -227,7 +227,7 @@ fn asks_for_certificates(fields: &Fields<'_, '_>) -> bool {
 fn check_any_route(fields: &Fields<'_, '_>, config: &Config, findings: &mut Findings) {
     let sandboxes = config.sandboxes.as_ref().is_some_and(|sandboxes| sandboxes.enabled);
     match fields.get("routes") {
-        None if !sandboxes && fields.key("routes").is_none() => {
+        None if !sandboxes && fields.key("routes").is_none() && !fields.misspells("routes") => {
             findings
                 .error(fields.node, "missing_reference", "there are no routes, so every request would get 404")
                 .below("routes")

@@ -101,16 +101,22 @@ const HOMES: &[(&str, &str)] = &[
     ("health", "`pools[]`"),
     ("health_gates", "`rollout`"),
     ("hedge", "a policy: `policy: { hedge: … }`"),
+    ("host", "`routes[]`"),
     ("host_header", "`pools[]`"),
     ("key_file", "`tls.certificates[]`"),
     ("max_attempts", "`retries` of a policy"),
     ("max_body_bytes", "`limits`"),
+    ("methods", "`routes[]`"),
+    ("path", "`routes[]`"),
+    ("path_prefix", "`routes[]`"),
+    ("path_regex", "`routes[]`"),
     ("rate_limit", "a policy: `policy: { rate_limit: … }`"),
     ("read_timeout", "`pools[].connections`"),
     ("require_tls", "a policy: `policy: { require_tls: … }`"),
     ("retries", "a policy: `policy: { retries: … }`"),
     ("stages", "`rollout`"),
     ("timeout", "a policy: `policy: { timeout: … }`"),
+    ("to", "`routes[]`: indent it like the other keys of its route"),
     ("write_timeout", "`pools[].connections`"),
 ];
 
@@ -142,6 +148,12 @@ pub(super) fn from_elsewhere(key: &str, known: &[&'static str]) -> Option<&'stat
 /// Where a key belongs that is not known where it was written.
 pub(super) fn home(key: &str) -> Option<&'static str> {
     HOMES.iter().find(|(name, _)| *name == key).map(|(_, home)| *home)
+}
+
+/// The key that was probably meant, and where it belongs.
+pub(super) fn home_of_nearest(key: &str) -> Option<(&'static str, &'static str)> {
+    let near = nearest(key, HOMES.iter().map(|(name, _)| *name).filter(|name| name.len() > 3))?;
+    Some((near, home(near)?))
 }
 
 /// Insertions, removals, replacements and swaps of neighbours between two names; `None` above `bound`.

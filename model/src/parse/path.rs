@@ -26,7 +26,10 @@ pub(super) fn plain_path(node: &Node<'_>, findings: &mut Findings) -> Option<Str
 
 /// `value` if it is the path of a URL alone.
 fn shaped_path<'v>(node: &Node<'_>, value: &'v str, findings: &mut Findings) -> Option<&'v str> {
-    let (problem, help, right) = if let Some((_, rest)) = value.split_once("://") {
+    let (problem, help, right) = if value.starts_with(['“', '”', '„', '‘', '’', '«']) {
+        let bare = value.trim_matches(['“', '”', '„', '‘', '’', '«', '»']);
+        ("is in typographic quotes, which are text to YAML", "", Some(bare.to_owned()))
+    } else if let Some((_, rest)) = value.split_once("://") {
         (
             "is a URL, not a path",
             "the host goes into `host`",

@@ -37,8 +37,14 @@ pub(super) fn text<'n>(node: &'n Node<'_>, what: &str, findings: &mut Findings) 
             if let [(key, value)] = entries.as_slice()
                 && let Some(text) = value.scalar()
             {
-                let whole = if value.is_null() { key.text.to_string() } else { format!("{}:{text}", key.text) };
-                found.help(format!("quote text that holds a colon: \"{whole}\"")).suggest(format!("\"{whole}\""));
+                let (holds, whole) = if value.is_null() && key.text.contains(':') {
+                    ("a colon", key.text.to_string())
+                } else if value.is_null() {
+                    ("braces", format!("{{{}}}", key.text))
+                } else {
+                    ("a colon", format!("{}:{text}", key.text))
+                };
+                found.help(format!("quote text that holds {holds}: \"{whole}\"")).suggest(format!("\"{whole}\""));
             }
             None
         }
@@ -72,18 +78,23 @@ pub(super) fn integer(node: &Node<'_>, range: RangeInclusive<u64>, findings: &mu
     let value = text(node, "a whole number", findings)?;
     let digits: String = value.chars().filter(|c| !matches!(c, '_' | ',' | ' ')).collect();
     let quoted = matches!(node.value, Value::Scalar { quoted: true, .. });
+    let (least, most) = (range.start(), range.end());
+    let bound = if *most == u64::MAX { format!("at least {least}") } else { format!("{least} to {most}") };
     if quoted || value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
         let found = findings.error(node, "wrong_type", format!("expected a whole number, found `{}`", shown(value)));
         if !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) {
             found.help(format!("write `{digits}`")).suggest(digits);
+        } else {
+            found.help(format!("write a whole number: {bound}"));
         }
         return None;
     }
     let number = value.parse().unwrap_or(u64::MAX);
     if !range.contains(&number) {
-        let (least, most) = (range.start(), range.end());
-        let bound = if *most == u64::MAX { format!("at least {least}") } else { format!("{least} to {most}") };
-        findings.error(node, "out_of_range", format!("`{}` is not in the range: {bound}", shown(value)));
+        let nearest = number.clamp(*least, *most);
+        findings
+            .error(node, "out_of_range", format!("`{}` is not in the range: {bound}", shown(value)))
+            .help(format!("the nearest that can stand here is `{nearest}`"));
         return None;
     }
     Some(number)
@@ -99,12 +110,17 @@ pub(super) fn number(node: &Node<'_>, range: RangeInclusive<f64>, findings: &mut
         let bare = value.trim_end_matches('%').trim_end();
         if plain(bare) && bare.parse::<f64>().is_ok() {
             found.help(format!("write `{bare}`")).suggest(bare);
+        } else {
+            found.help(format!("write a number: {} to {}", range.start(), range.end()));
         }
         return None;
     };
     if !range.contains(&number) {
         let bound = format!("{} to {}", range.start(), range.end());
-        findings.error(node, "out_of_range", format!("`{}` is not in the range: {bound}", shown(value)));
+        let nearest = number.clamp(*range.start(), *range.end());
+        findings
+            .error(node, "out_of_range", format!("`{}` is not in the range: {bound}", shown(value)))
+            .help(format!("the nearest that can stand here is `{nearest}`"));
         return None;
     }
     Some(number)

@@ -193,7 +193,8 @@ fn pool_of<'n>(
                 // A missing pool is reported where the plan names it.
                 return stable.scalar().and_then(|name| references.pools.index(name)).unwrap_or(0);
             }
-            if fields.key("pool").is_none() && fields.key("to").is_none() {
+            let written = ["pool", "to"].into_iter().any(|key| fields.key(key).is_some() || fields.misspells(key));
+            if !written {
                 findings
                     .error(fields.node, "missing_reference", format!("the route `{}` has no `pool`", shown(&id.0)))
                     .below("pool")

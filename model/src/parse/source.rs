@@ -339,6 +339,22 @@ fn syntax_problem(error: &ScanError, text: &str, findings: &mut Findings) {
             .help("close it on the same line, or remove it");
         return;
     }
+    if let Some(alias) = alias_at(here, column) {
+        let span = Span { line, column, end_line: line, end_column: column + columns(alias, alias.len()) - 1 };
+        let name = alias.trim_start_matches('*');
+        if name.is_empty() || name.contains(|letter: char| !letter.is_alphanumeric() && letter != '_' && letter != '-')
+        {
+            findings
+                .error_at(span, "syntax_error", "text that starts with `*` is an alias to YAML")
+                .help(format!("quote it: \"{alias}\""))
+                .suggest(format!("\"{alias}\""));
+        } else {
+            findings
+                .error_at(span, "syntax_error", format!("nothing above this line is named `&{name}`"))
+                .help(format!("name a mapping `&{name}` further up, or quote text that starts with `*`"));
+        }
+        return;
+    }
     let found = findings.error_at(span, "syntax_error", format!("not valid {language}: {}", error.kind()));
     if let Some((key, value)) = [line, line.saturating_sub(1)].iter().find_map(|line| glued(lines.line(*line)?)) {
         found.help(format!("write a blank after the colon: `{key}: {value}`"));
@@ -377,6 +393,13 @@ fn glued(line: &str) -> Option<(&str, &str)> {
     (named && !value.is_empty() && !value.starts_with([' ', '/'])
         || named && value.starts_with('/') && !value.starts_with("//"))
     .then(|| (key, value.trim()))
+}
+
+/// `*name` at `column` of a line, up to where a value ends.
+fn alias_at(line: &str, column: u32) -> Option<&str> {
+    let at = line.char_indices().nth(column as usize - 1)?.0;
+    let rest = line.get(at..)?.strip_prefix('*').and(line.get(at..))?;
+    rest.split([' ', ',', ']', '}']).next()
 }
 
 /// `[::1]:8080`, which YAML takes for a list.

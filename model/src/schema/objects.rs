@@ -1,7 +1,8 @@
 //! Every mapping of the config file and its keys. A table: long, and flat on purpose.
 
 use super::Kind::{
-    Any, Boolean, Duration, Integer, List, Map, Null, Number, Object as Of, OneOf, Pattern, Rate, Signed, Size, Text,
+    Any, Boolean, Duration, Integer, List, Map, Null, Number, Object as Of, OneOf, Pattern, Rate, Secret, Signed, Size,
+    Text,
 };
 use super::{Key, Kind, Object};
 
@@ -284,20 +285,20 @@ pub(super) const OBJECTS: &[Object] = &[
         key("forward_token", Boolean, "true", "The endpoint gets the token too"),
     ]),
     object("`config` of `header_transform`", "header_transform", &[], &[
-        key("add", Map(&Text), "{}", "Appended to the request"),
-        key("set", Map(&Text), "{}", "Take the place of what is there"),
+        key("add", Map(&Secret), "{}", "Appended to the request"),
+        key("set", Map(&Secret), "{}", "Take the place of what is there"),
         key("remove", List(&Text), "[]", "Names of headers"),
         key("request", Of("request_edits"), "", "The same, instead of the three above"),
         key("response", Of("response_edits"), "", "The same for the answer"),
     ]),
     object("`request`", "request_edits", &[], &[
-        key("add", Map(&Text), "{}", "Appended to the request"),
-        key("set", Map(&Text), "{}", "Take the place of what is there"),
+        key("add", Map(&Secret), "{}", "Appended to the request"),
+        key("set", Map(&Secret), "{}", "Take the place of what is there"),
         key("remove", List(&Text), "[]", "Names of headers"),
     ]),
     object("`response`", "response_edits", &[], &[
-        key("add", Map(&Text), "{}", "Appended to the answer"),
-        key("set", Map(&Text), "{}", "Take the place of what is there"),
+        key("add", Map(&Secret), "{}", "Appended to the answer"),
+        key("set", Map(&Secret), "{}", "Take the place of what is there"),
         key("remove", List(&Text), "[]", "Names of headers"),
     ]),
     object("`config` of `cors`", "cors", &["origins"], &[

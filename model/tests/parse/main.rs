@@ -4,6 +4,7 @@ use sealane_model::config::Config;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{Problem, Severity};
 
+mod broken;
 mod codes;
 mod defaults;
 mod middleware;
