@@ -34,6 +34,26 @@ pub enum Exit {
     Usage = 64,
 }
 
+impl Exit {
+    /// Every code with what it means, for the manual and the reference.
+    pub const MEANINGS: [(Self, &'static str); 11] = [
+        (Self::Done, "done; when watching: every stage was reached"),
+        (Self::Failed, "unexpected failure"),
+        (Self::Changes, "`plan --detailed-exitcode`: there are changes"),
+        (Self::Invalid, "the config is invalid, or one of its tests failed"),
+        (Self::NotFound, "no such thing at the authority"),
+        (Self::NotAllowed, "no token, a wrong one, or one whose role may not do this"),
+        (Self::Unreachable, "the server cannot be reached, or did not answer in time"),
+        (Self::Conflict, "someone published meanwhile"),
+        (Self::RolledBack, "the rollout was rolled back or aborted"),
+        (
+            Self::Unfinished,
+            "stopped watching before the verdict: time ran out, or the rollout waits for a person; it is not over",
+        ),
+        (Self::Usage, "wrong usage"),
+    ];
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -72,8 +72,9 @@ pub fn man(args: &ManArgs, printer: &Printer) -> Result<(), Failure> {
     }
 }
 
-/// A manual page has its examples at the end.
+/// A manual page has its examples at the end, and the exit codes.
 fn with_examples(command: clap::Command) -> clap::Command {
-    let examples = command.get_before_help().cloned().unwrap_or_default();
-    command.after_help(examples).mut_subcommands(with_examples)
+    let examples = command.get_before_help().map(ToString::to_string).unwrap_or_default();
+    let codes: String = Exit::MEANINGS.iter().map(|(exit, means)| format!("  {:<3} {means}\n", *exit as u8)).collect();
+    command.after_help(format!("{examples}\n\nExit codes:\n{codes}")).mut_subcommands(with_examples)
 }

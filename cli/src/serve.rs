@@ -396,27 +396,42 @@ struct SeedVariables {
     certificate: Option<(String, String)>,
     /// The collector of traces.
     trace_endpoint: Option<String>,
-    /// Set, and of no use to this version.
-    unused: Vec<&'static str>,
+    /// Set, and of no use to this version; with what takes its place.
+    unused: Vec<(&'static str, &'static str)>,
 }
+
+/// Variables of seed 004's program that have no use here, and what to do instead.
+const UNUSED: [(&str, &str); 10] = [
+    ("PROXY_METRICS_ADDRESS", "metrics are on the admin address"),
+    ("ADMIN_TLS_CERT_FILE", ADMIN_ON_LOOPBACK),
+    ("ADMIN_CERT_FILE", ADMIN_ON_LOOPBACK),
+    ("ADMIN_TLS_KEY_FILE", ADMIN_ON_LOOPBACK),
+    ("ADMIN_KEY_FILE", ADMIN_ON_LOOPBACK),
+    ("ADMIN_CLIENT_CA_FILE", ADMIN_ON_LOOPBACK),
+    ("ALLOW_UNSIGNED_ADMIN_CONFIG", "a fleet's proxy takes signed revisions only"),
+    ("ROLLOUT_LOCKED_BAKE_MS", ROLLOUT_IN_CONFIG),
+    ("ROLLOUT_ERROR_WINDOW_MS", ROLLOUT_IN_CONFIG),
+    ("ROLLOUT_ERROR_PERCENT", ROLLOUT_IN_CONFIG),
+];
+const ADMIN_ON_LOOPBACK: &str = "the admin address has no TLS of its own: keep it on loopback";
+const ROLLOUT_IN_CONFIG: &str = "stages, bake times and gates stand under `rollout:` of the config";
 
 impl SeedVariables {
     fn read(get: impl Fn(&str) -> Option<String>) -> Self {
         let get = |name: &str| get(name).filter(|value| !value.is_empty());
-        let unused = ["PROXY_METRICS_ADDRESS"];
         Self {
             config_file: get("PROXY_CONFIG_FILE").map(PathBuf::from),
             admin_address: get("PROXY_ADMIN_ADDRESS"),
             admin_token: get("ADMIN_TOKEN"),
             certificate: get("PROXY_TLS_CERT").zip(get("PROXY_TLS_KEY")),
             trace_endpoint: get("PROXY_TRACE_ENDPOINT"),
-            unused: unused.into_iter().filter(|name| get(name).is_some()).collect(),
+            unused: UNUSED.into_iter().filter(|(name, _)| get(name).is_some()).collect(),
         }
     }
 
     fn warn_of_unused(&self) {
-        for name in &self.unused {
-            tracing::warn!("{name} is set, and this version has no use for it: metrics are on the admin address");
+        for (name, instead) in &self.unused {
+            tracing::warn!("{name} is set, and has no use here: {instead}");
         }
     }
 }
@@ -449,11 +464,13 @@ mod tests {
             ("PROXY_TLS_CERT", "c.pem"),
             ("PROXY_TLS_KEY", "k.pem"),
             ("PROXY_METRICS_ADDRESS", ":9091"),
+            ("ROLLOUT_ERROR_PERCENT", "5"),
         ]);
         assert_eq!(all.config_file, Some("c.yaml".into()));
         assert_eq!(all.certificate, Some(("c.pem".into(), "k.pem".into())));
         assert_eq!((all.admin_address.as_deref(), all.admin_token.as_deref()), (Some(":9090"), Some("t")));
-        assert_eq!(all.unused, ["PROXY_METRICS_ADDRESS"]);
+        let unused: Vec<&str> = all.unused.iter().map(|(name, _)| *name).collect();
+        assert_eq!(unused, ["PROXY_METRICS_ADDRESS", "ROLLOUT_ERROR_PERCENT"]);
         // A key without its certificate is of no use.
         assert_eq!(read(&[("PROXY_TLS_KEY", "k.pem")]).certificate, None);
     }

@@ -98,6 +98,65 @@ fn every_alert_links_a_runbook_that_names_it() {
     assert!(seen > 10, "the rules have alerts: {seen}");
 }
 
+/// What somebody who is new, on call, or about to decide looks for, and a phrase by which each page is known.
+const PROMISED: [(&str, &str); 27] = [
+    ("tutorials/first-proxy.md", "# Your first proxy"),
+    ("tutorials/first-rollout.md", "# Your first rollout"),
+    ("how-to/install.md", "--platform linux/arm64"),
+    ("how-to/canary.md", "canary_weight"),
+    ("how-to/cohort.md", "cohort_routing"),
+    ("how-to/cache.md", "stale_while_revalidate"),
+    ("how-to/sandbox.md", "X-ALB-Sandbox"),
+    ("how-to/rotate-keys.md", "sealane key rotate"),
+    ("how-to/two-person-approval.md", "sealane revision approve"),
+    ("how-to/run-without-the-authority.md", "sealane agent rollback"),
+    ("how-to/recover-the-authority.md", "--raise-epoch"),
+    ("how-to/upgrade.md", "sealane fleet cordon"),
+    ("how-to/kubernetes.md", "Losing the authority drops no request"),
+    ("how-to/ext-authz.md", "ext_authz"),
+    ("reference/config.md", "## config"),
+    ("reference/cli.md", "## Exit codes"),
+    ("reference/grpc.md", "## ConfigService"),
+    ("reference/metrics.md", "`proxy_requests_total`"),
+    ("reference/errors.md", "missing_reference"),
+    ("explanation/snapshots.md", "snapshot"),
+    ("explanation/trust.md", "threshold"),
+    ("explanation/gates-and-statistics.md", "min_requests"),
+    ("explanation/failure-modes.md", "authority"),
+    ("explanation/threat-model.md", "# Threat model"),
+    ("explanation/comparison.md", "## What it is not"),
+    ("security-checklist.md", "- [ ]"),
+    ("production-readiness.md", "- [ ]"),
+];
+
+#[test]
+fn every_promised_page_is_there_and_found_from_the_contents() {
+    let contents = read(&docs().join("README.md"));
+    for (page, phrase) in PROMISED {
+        assert!(read(&docs().join(page)).contains(phrase), "{page} has `{phrase}`");
+        assert!(contents.contains(&format!("({page})")), "docs/README.md leads to {page}");
+    }
+    assert!(read(&root().join("README.md")).lines().count() < 120, "the README stays short");
+}
+
+#[test]
+fn every_verb_of_a_makefile_has_its_command() {
+    let page = read(&root().join("CONTRIBUTING.md"));
+    let verbs = page.split_once("## Verbs").expect("the verbs").1;
+    for verb in
+        ["build", "run", "format", "unit", "e2e", "smoke test", "coverage", "release", "docker", "clean", "tidy", "bin"]
+    {
+        let row = verbs
+            .lines()
+            .find(|line| line.starts_with('|') && line.split('|').nth(1).is_some_and(|cell| cell.contains(verb)));
+        assert!(row.is_some_and(|row| row.contains("`cargo ") || row.contains("`deploy/")), "{verb} has a command");
+    }
+    let ci = read(&root().join(".ci/run"));
+    for command in ["cargo fmt --all --check", "cargo clippy --workspace --all-targets --locked -- -D warnings"] {
+        assert!(ci.contains(command), "CI runs {command}");
+    }
+}
+
 /// `S0-28` of requirements, `R12` of invariants, anything of failures.
 fn is_id(page: &str, id: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());

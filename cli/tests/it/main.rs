@@ -9,6 +9,7 @@ mod help;
 mod keys;
 mod offline;
 mod publish;
+mod reference;
 mod rollout;
 mod tls;
 

@@ -3,12 +3,16 @@
 mod cold_start;
 mod disasters;
 mod faults;
+mod manifests;
 mod monitoring;
+mod nodes;
+mod pages;
 mod rollouts;
 mod rotation;
 mod run;
 mod sandbox;
 mod scale;
+mod service;
 mod trust;
 
 use std::path::Path;

@@ -387,3 +387,38 @@ async fn a_sandbox_route_of_a_file_ends_with_its_ttl_counted_from_when_the_file_
     assert_eq!(router.add("t", "^/other", "http://127.0.0.1:1", 1).await.0, 201);
     assert_eq!((router.get("/short").await.0, router.get("/long").await.0), (404, 200));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_start_and_what_follows_are_logged_as_facts_and_a_pattern_is_unique_in_its_sandbox_only() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut router = Router::start(directory.path(), &["--log-json"]).await;
+    let dead = format!("http://{}", free_address());
+    assert_eq!(router.add("one", "^/a", &dead, 10).await.0, 201);
+    assert_eq!(router.add("one", "^/a", &dead, 10).await.0, 409);
+    assert_eq!(router.add("two", "^/a", &dead, 10).await.0, 201);
+    assert_eq!((router.get("/a").await.0, router.get("/none").await.0), (502, 404));
+    assert_eq!(router.admin(Method::POST, "/routes/reload", "").await.0, 200);
+    assert_eq!(router.admin(Method::DELETE, "/routes/1", "").await.0, 200);
+    assert_eq!(router.process.stop(Signal::TERM, SOON).await, 0);
+
+    let log = router.process.log_text();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect("every line is JSON")).collect();
+    let fact = |message: &str, name: &str| {
+        let line =
+            lines.iter().find(|line| line["fields"]["message"].as_str().is_some_and(|it| it.starts_with(message)));
+        line.unwrap_or_else(|| panic!("`{message}` is logged: {log}"))["fields"][name].clone()
+    };
+    assert_eq!(fact("sandbox routes loaded", "routes_loaded"), 0);
+    assert!(fact("sandbox routes loaded", "database").as_str().is_some_and(|path| path.ends_with("sealane.db")));
+    assert_eq!(fact("data plane listening", "address"), router.data.to_string());
+    assert_eq!(fact("admin plane listening", "address"), router.admin.to_string());
+    assert_eq!((fact("sandbox route added", "id"), fact("sandbox route added", "pattern")), (json!(1), json!("^/a")));
+    assert_eq!(fact("sandbox routes reloaded", "count"), 2);
+    assert_eq!(fact("sandbox route removed", "id"), 1);
+    assert_eq!(fact("draining", "stop"), "Terminate");
+    fact("stopped", "message");
+    let request =
+        |path: &str| lines.iter().find(|line| line["path"] == path).unwrap_or_else(|| panic!("{path}: {log}"));
+    assert_eq!(request("/a")["reason"], "upstream_connect_failed");
+    assert_eq!(request("/none")["reason"], "no_route");
+}
