@@ -189,7 +189,7 @@ pub async fn haproxy(around: &Surroundings) -> io::Result<Option<Peer>> {
     fs::write(&both, [fs::read(&around.certificate)?, fs::read(&around.key)?].concat())?;
     let (both, origin) = (both.display(), around.origin);
     let config = format!(
-        "global\n nbthread 1\n fd-hard-limit 60000\n maxconn 25000\ndefaults\n mode http\n timeout connect 5s\n timeout client 300s\n timeout server 60s\n \
+        "global\n nbthread 1\n maxconn 25000\n no strict-limits\ndefaults\n mode http\n timeout connect 5s\n timeout client 300s\n timeout server 60s\n \
          option http-keep-alive\n http-reuse always\n option forwardfor\n option splice-response\n\
          frontend f\n bind {plain} backlog 4096\n bind {secure} ssl crt {both} alpn h2,http/1.1 backlog 4096\n default_backend b\n\
          backend b\n balance roundrobin\n server s1 {origin} pool-max-conn -1\n"
