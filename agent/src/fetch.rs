@@ -73,8 +73,8 @@ pub(crate) async fn complete(
     let manifest = manifest(release, blobs, link).await?;
     let chunks = manifest.chunks();
     let length = |digest: &Digest| manifest.chunk_bytes(digest).map_or(0, |bytes| bytes as usize);
-    let missing = chunks.iter().filter(|digest| !blobs.has(digest)).map(|digest| (*digest, length(digest)));
-    let missing: Vec<(Digest, usize)> = missing.collect();
+    let missing: Vec<(Digest, usize)> =
+        lacking(&chunks, blobs).await?.into_iter().map(|digest| (digest, length(&digest))).collect();
     stream::iter(missing)
         .map(|(digest, bytes)| async move { fetch_one("chunk", digest, bytes, blobs, link).await.map(drop) })
         .buffer_unordered(CHUNKS_AT_ONCE)
@@ -84,6 +84,21 @@ pub(crate) async fn complete(
     let mut all = vec![release.release().manifest_digest];
     all.extend(chunks);
     Ok(Complete { release: release.clone(), blobs: all })
+}
+
+/// Those that are not here whole: one that was damaged on disk is fetched like one that never was here.
+async fn lacking(chunks: &[Digest], blobs: &Blobs) -> Result<Vec<Digest>, DiskError> {
+    let (chunks, blobs) = (chunks.to_vec(), blobs.clone());
+    blocking(move || {
+        let mut lacking = Vec::new();
+        for digest in chunks {
+            if blobs.read(&digest)?.is_none() {
+                lacking.push(digest);
+            }
+        }
+        Ok(lacking)
+    })
+    .await
 }
 
 /// Fetches one blob by its digest and keeps it.

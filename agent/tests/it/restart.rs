@@ -51,6 +51,26 @@ async fn a_damaged_blob_is_not_served_and_comes_again_from_the_authority() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_blob_that_a_new_revision_shares_is_fetched_again_at_once() {
+    let (directory, fleet) = (tempfile::tempdir().unwrap(), Fleet::new("f", 1));
+    let mut authority = Authority::start().await;
+    let agent = start(settings(directory.path(), &fleet, authority.address)).await.unwrap();
+    let first = fleet.release(1, "# the same\n", |_| {});
+    authority.hold(&first);
+    authority.offer(fleet.desired(Some(&first), None));
+    authority.report("r1 is taken in", |report| report.state_version == 1).await;
+    for digest in first.blobs.keys() {
+        std::fs::write(directory.path().join("agent/blobs").join(digest.to_string()), b"rotten").unwrap();
+    }
+    let second = fleet.release(2, "# the same\n", |release| release.base = Some(first.digest));
+    authority.hold(&second);
+    authority.offer(fleet.desired(Some(&second), None));
+    let report = authority.report("r2 is taken in", |report| report.state_version == 2).await;
+    assert_eq!(report.refused, [], "what is wrong with this disk is nobody's forgery");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_ends_is_opened_again_and_says_what_is_held() {
     let (directory, fleet) = (tempfile::tempdir().unwrap(), Fleet::new("f", 1));
     let mut authority = Authority::start().await;

@@ -616,7 +616,9 @@ async fn complete(
     };
     let chunks = release.open_manifest(&manifest)?.chunks();
     blobs.write(&manifest)?;
-    let missing: Vec<Digest> = chunks.iter().copied().filter(|digest| !blobs.has(digest)).collect();
+    // One that was damaged on disk is fetched like one that never was here.
+    let is_whole = |digest: &Digest| blobs.read(digest).is_ok_and(|held| held.is_some());
+    let missing: Vec<Digest> = chunks.iter().copied().filter(|digest| !is_whole(digest)).collect();
     stream::iter(missing)
         .map(|digest| async move {
             let content = fetch("chunk", digest, channel).await?;
