@@ -1,13 +1,17 @@
 //! The link to the authority: one channel, its credentials, and the client calls made over it.
 //!
-//! It does not know what the calls mean. Over TLS it enrols once ([`identity`]) and renews itself; on plain loopback it
-//! sends the bearer token.
+//! It does not know what the calls mean. Over TLS it enrols once and renews itself ([`sealane_node::identity`]), and puts
+//! the certificate on the keyring for the listeners; on plain loopback it sends the bearer token.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sealane_node::disk::{self, DiskError};
+use sealane_node::identity::{self, Identity, IdentityError};
+use sealane_node::keyring::{Keyring, KeyringError};
+use sealane_node::listen::is_loopback_host;
 use sealane_proto::v1;
 use sealane_proto::v1::agent_service_client::AgentServiceClient;
 use thiserror::Error;
@@ -16,12 +20,7 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
-use self::identity::Identity;
-pub use self::identity::IdentityError;
-use crate::disk::{self, DiskError};
 use crate::settings::Settings;
-
-mod identity;
 
 /// The client of the authority's `AgentService`.
 pub(crate) type Client = AgentServiceClient<InterceptedService<Channel, Bearer>>;
@@ -39,7 +38,8 @@ struct Shared {
     ca_pem: Option<String>,
     token: Option<String>,
     token_file: Option<PathBuf>,
-    identity_directory: PathBuf,
+    identity_file: PathBuf,
+    keyring: Keyring,
     agent_id: String,
     region: String,
     /// When a certificate was asked for last.
@@ -68,14 +68,23 @@ pub enum LinkError {
     /// TLS settings.
     #[error("cannot set up TLS to the authority")]
     Tls(#[source] tonic::transport::Error),
-    /// Enrolment.
+    /// First contact needs a token.
+    #[error("an agent enrols with a token: give --token-file (`sealane token create --role agent`)")]
+    NoToken,
+    /// The authority said no.
+    #[error("the authority refused the certificate request")]
+    Refused(#[source] Box<tonic::Status>),
+    /// Own certificate.
     #[error("cannot enrol with the authority")]
     Identity(#[from] IdentityError),
+    /// Own certificate, for the listeners.
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
 }
 
 impl AuthorityLink {
     /// Checks the settings; does not dial yet.
-    pub(crate) fn new(settings: &Settings, agent_id: &str) -> Result<Self, LinkError> {
+    pub(crate) fn new(settings: &Settings, agent_id: &str, fleet: &str) -> Result<Self, LinkError> {
         let url = settings.authority.trim_end_matches('/').to_owned();
         let uri: http::Uri = url.parse().map_err(|_| LinkError::Url(url.clone()))?;
         let tls = match uri.scheme_str() {
@@ -84,7 +93,7 @@ impl AuthorityLink {
             _ => return Err(LinkError::Url(url)),
         };
         let host = uri.host().ok_or_else(|| LinkError::Url(url.clone()))?;
-        if !tls && !is_loopback(host) {
+        if !tls && !is_loopback_host(host) {
             return Err(LinkError::Plain(url));
         }
         let ca_pem = match &settings.ca_file {
@@ -98,17 +107,29 @@ impl AuthorityLink {
             ca_pem,
             token: settings.token.clone(),
             token_file: settings.token_file.clone(),
-            identity_directory: settings.data.join("identity"),
+            identity_file: settings.data.join("identity/agent.pem"),
+            keyring: Keyring::new(fleet),
             agent_id: agent_id.to_owned(),
             region: settings.region.clone(),
             asked_unix_ms: AtomicI64::new(0),
             current: Mutex::new((Endpoint::from_static("http://[::1]:1").connect_lazy(), Bearer(None))),
         };
-        let identity = Identity::load(&shared.identity_directory)?;
+        let identity = Identity::load(&shared.identity_file)?;
+        shared.put_on_keyring(identity.as_ref())?;
         let bearer = shared.bearer(identity.is_some())?;
         let channel = shared.channel(identity.as_ref())?;
         shared.current = Mutex::new((channel, bearer));
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What this agent shows, and whom it accepts, on connections to proxies of other machines.
+    pub(crate) fn keyring(&self) -> &Keyring {
+        &self.shared.keyring
+    }
+
+    /// Whether there is an authority that hands out certificates.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.shared.tls
     }
 
     /// A client with the present credentials.
@@ -120,13 +141,16 @@ impl AuthorityLink {
     /// Before each new stream: reads the token again, and over TLS enrols or renews when it is time.
     pub(crate) async fn refresh(&self, now_unix_ms: i64) -> Result<(), LinkError> {
         let shared = &self.shared;
-        let held = if shared.tls { Identity::load(&shared.identity_directory)? } else { None };
+        let held = if shared.tls { Identity::load(&shared.identity_file)? } else { None };
         let mut identity = held.filter(|held| !held.has_expired(now_unix_ms));
         let due = shared.tls && identity.as_ref().is_none_or(|held| held.is_due(now_unix_ms));
         if due {
             shared.asked_unix_ms.store(now_unix_ms, Ordering::Relaxed);
             match self.enrol(identity.as_ref()).await {
-                Ok(enrolled) => identity = enrolled,
+                Ok(enrolled) => {
+                    identity = enrolled;
+                    shared.put_on_keyring(identity.as_ref())?;
+                }
                 // A certificate that still holds is good enough until the authority answers.
                 Err(error) if identity.is_some() => {
                     tracing::warn!(error = disk::chain(&error), "cannot renew this agent's certificate yet");
@@ -148,7 +172,25 @@ impl AuthorityLink {
         let asked_unix_ms = self.shared.asked_unix_ms.load(Ordering::Relaxed);
         self.shared.tls
             && now_unix_ms.saturating_sub(asked_unix_ms) > RENEW_AGAIN_MS
-            && matches!(Identity::load(&self.shared.identity_directory), Ok(Some(held)) if held.is_due(now_unix_ms))
+            && matches!(Identity::load(&self.shared.identity_file), Ok(Some(held)) if held.is_due(now_unix_ms))
+    }
+
+    /// Passes a proxy's request for a certificate on.
+    pub(crate) async fn enrol_proxy(
+        &self,
+        request: v1::EnrolProxyRequest,
+    ) -> Result<v1::EnrolProxyResponse, tonic::Status> {
+        if !self.shared.tls {
+            return Err(tonic::Status::failed_precondition(
+                "this agent reaches its authority without TLS, so there are no certificates to be had",
+            ));
+        }
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(CALL_TIMEOUT);
+        match tokio::time::timeout(CALL_TIMEOUT, self.client().enrol_proxy(request)).await {
+            Ok(answer) => Ok(answer?.into_inner()),
+            Err(_) => Err(tonic::Status::unavailable("the authority does not answer")),
+        }
     }
 
     /// `None` when the authority does not hand out certificates: then the token goes over TLS.
@@ -157,7 +199,7 @@ impl AuthorityLink {
         // Renewing, the certificate speaks for itself; the token may have been for one use.
         let bearer = shared.bearer(held.is_some())?;
         if held.is_none() && bearer.0.is_none() {
-            return Err(IdentityError::NoToken.into());
+            return Err(LinkError::NoToken);
         }
         let request = identity::Request::new(&shared.agent_id)?;
         let channel = shared.channel(held)?;
@@ -170,16 +212,25 @@ impl AuthorityLink {
         let answer = match AgentServiceClient::with_interceptor(channel, bearer).enrol(call).await {
             Ok(answer) => answer.into_inner(),
             Err(status) if status.code() == tonic::Code::Unimplemented => return Ok(held.cloned()),
-            Err(status) => return Err(IdentityError::Refused(Box::new(status)).into()),
+            Err(status) => return Err(LinkError::Refused(Box::new(status))),
         };
-        let identity = request.finish(&answer.certificate_pem)?;
-        identity.store(&shared.identity_directory)?;
+        let identity = request.finish(&answer.certificate_pem, &answer.ca_pem)?;
+        identity.store(&shared.identity_file)?;
         tracing::info!(not_after_unix_ms = answer.not_after_unix_ms, "enrolled with the authority");
         Ok(Some(identity))
     }
 }
 
 impl Shared {
+    fn put_on_keyring(&self, identity: Option<&Identity>) -> Result<(), LinkError> {
+        let Some(identity) = identity else { return Ok(()) };
+        if let Some(ca_pem) = identity.ca_pem() {
+            self.keyring.trust(ca_pem)?;
+            self.keyring.show(identity)?;
+        }
+        Ok(())
+    }
+
     fn channel(&self, identity: Option<&Identity>) -> Result<Channel, LinkError> {
         let mut endpoint = Endpoint::from_shared(self.url.clone())
             .map_err(|_| LinkError::Url(self.url.clone()))?
@@ -194,7 +245,7 @@ impl Shared {
                 tls = tls.ca_certificate(Certificate::from_pem(pem));
             }
             if let Some(identity) = identity {
-                tls = tls.identity(identity.for_tls());
+                tls = tls.identity(tonic::transport::Identity::from_pem(identity.pem(), identity.pem()));
             }
             endpoint = endpoint.tls_config(tls).map_err(LinkError::Tls)?;
         }
@@ -236,13 +287,6 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Whether a URL's host is this machine.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost")
-        || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
 fn read_text(path: &std::path::Path) -> Result<String, DiskError> {
     std::fs::read_to_string(path).map_err(|source| DiskError::new("read", path, source))
 }
@@ -251,6 +295,8 @@ fn read_text(path: &std::path::Path) -> Result<String, DiskError> {
 const MESSAGE_BYTES_MAX: usize = 9 << 20;
 /// For connecting and for a unary call.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait between two attempts at the authority.
+pub(crate) const BACKOFF_LAST: Duration = Duration::from_secs(10);
 /// Between two tries to renew a certificate that still holds.
 const RENEW_AGAIN_MS: i64 = 600_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -13,11 +13,11 @@ use sealane_model::audit::next_head;
 use sealane_model::ids::{Digest, Epoch};
 use sealane_model::timestamp::Timestamp;
 use sealane_model::verify::VerifyError;
+use sealane_node::disk;
 use sealane_proto::v1;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::{AuthorityLink, CALL_TIMEOUT};
-use crate::disk;
 use crate::ledger::Ledger;
 use crate::refusal::Refusals;
 

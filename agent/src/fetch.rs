@@ -8,12 +8,12 @@ use sealane_model::bundle::{MANIFEST_BYTES_MAX, VerifiedBundle, VerifiedManifest
 use sealane_model::ids::Digest;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::verify::VerifyError;
+use sealane_node::blobs::Blobs;
+use sealane_node::disk::DiskError;
 use sealane_proto::v1;
 use thiserror::Error;
 
 use crate::authority::AuthorityLink;
-use crate::blobs::Blobs;
-use crate::disk::DiskError;
 use crate::ledger::State;
 
 /// A release of which every blob is on disk and verified.

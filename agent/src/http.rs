@@ -4,21 +4,24 @@
 //! cannot be used to read it.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State as Shared};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::serve::{IncomingStream, Listener};
 use sealane_model::release::Partition;
-use tokio::sync::watch;
+use sealane_node::listen::{Link, Peer, is_loopback_host};
+use tokio::sync::{mpsc, watch};
 
-use crate::authority::is_loopback;
 use crate::clock;
+use crate::door::Door;
 use crate::ledger::Ledger;
+use crate::pull::Pull;
 use crate::refusal::Refusals;
 use crate::report::ReportCounts;
 use crate::rollout::driver::Roster;
@@ -29,23 +32,90 @@ use crate::subscribe::Contact;
 pub(crate) struct View {
     pub(crate) ledger: Ledger,
     pub(crate) refusals: Refusals,
+    pub(crate) door: Door,
     pub(crate) roster: watch::Receiver<Roster>,
     pub(crate) contact: watch::Receiver<Contact>,
     pub(crate) reports: watch::Receiver<ReportCounts>,
 }
 
-/// The routes, guarded as `address` needs it.
-pub(crate) fn router(view: View, address: SocketAddr) -> Router {
+/// What protects the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Only this machine reaches it.
+    Loopback,
+    /// TLS, and certificates of the fleet.
+    Members,
+    /// Everybody, as a flag said in words.
+    Open,
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(pub(crate) Peer);
+
+/// Connections that have passed their handshake.
+#[derive(Debug)]
+pub(crate) struct Accepted(pub(crate) mpsc::Receiver<Link>);
+
+impl Listener for Accepted {
+    type Io = Link;
+    type Addr = Peer;
+
+    async fn accept(&mut self) -> (Link, Peer) {
+        match self.0.recv().await {
+            Some(link) => {
+                let peer = link.peer().clone();
+                (link, peer)
+            }
+            None => std::future::pending().await, // the listener has ended, and with it this server soon
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<Peer> {
+        Ok(Peer::Local)
+    }
+}
+
+impl Connected<IncomingStream<'_, Accepted>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Accepted>) -> Self {
+        Self(stream.remote_addr().clone())
+    }
+}
+
+/// The routes, guarded as `reach` needs it.
+pub(crate) fn router(view: View, pull: Pull, reach: Reach) -> Router {
+    let door = view.door.clone();
     let router = Router::new()
         .route("/", get(index))
-        .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(view));
-    if address.ip().is_loopback() {
-        return router.layer(middleware::from_fn(refuse_other_sites));
+    let router = match reach {
+        Reach::Members => router.layer(middleware::from_fn_with_state(door, members_only)),
+        Reach::Loopback | Reach::Open => router,
+    };
+    let router = router.route("/healthz", get(|| async { "ok\n" })).merge(pull.router());
+    match reach {
+        Reach::Loopback => router.layer(middleware::from_fn(refuse_other_sites)),
+        Reach::Members | Reach::Open => router,
     }
-    router
+}
+
+/// Beyond loopback only who has a certificate of the fleet reads.
+async fn members_only(
+    Shared(door): Shared<Door>,
+    ConnectInfo(Caller(peer)): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match peer {
+        Peer::Member(..) => next.run(request).await,
+        Peer::Stranger(why) => {
+            door.turn_away(why.code(), "metrics");
+            (StatusCode::UNAUTHORIZED, format!("{why}\n")).into_response()
+        }
+        Peer::Local => (StatusCode::UNAUTHORIZED, "a certificate of the fleet is needed\n").into_response(),
+    }
 }
 
 async fn index() -> Html<&'static str> {
@@ -53,7 +123,8 @@ async fn index() -> Html<&'static str> {
         "<!doctype html><title>sealane agent</title><h1>sealane agent</h1><ul>\
          <li><a href=\"/healthz\">/healthz</a> the process lives</li>\
          <li><a href=\"/readyz\">/readyz</a> it has a revision for its proxies</li>\
-         <li><a href=\"/metrics\">/metrics</a> Prometheus</li></ul>\n",
+         <li><a href=\"/metrics\">/metrics</a> Prometheus</li>\
+         <li>/v1/bundle?proxy=ID for proxies that poll</li></ul>\n",
     )
 }
 
@@ -102,6 +173,14 @@ fn exposition(view: &View) -> String {
         .map(|(code, count)| (format!("{{code=\"{code}\"}}"), count.to_string()))
         .collect();
     family("sealane_agent_refused_bundles_total", "counter", "Documents and content refused, by code.", &refused);
+    let strangers: Vec<_> = view
+        .door
+        .counts()
+        .into_iter()
+        .map(|(code, count)| (format!("{{code=\"{code}\"}}"), count.to_string()))
+        .collect();
+    let help = "Connections and calls of proxies turned away, by code.";
+    family("sealane_agent_refused_peers_total", "counter", help, &strangers);
     let floor = state.floors.get(&Partition::Config).map_or(0, |floor| floor.revision.0).to_string();
     family("sealane_agent_revision_floor", "gauge", "Nothing below this revision is accepted.", &one(floor));
     let revisions = [
@@ -141,11 +220,11 @@ async fn refuse_other_sites(request: Request, next: Next) -> Response {
 fn foreign(headers: &HeaderMap, target_host: Option<&str>) -> Option<&'static str> {
     let text = |name| headers.get(name).map(|value: &header::HeaderValue| value.to_str().unwrap_or("?"));
     let host = text(header::HOST).or(target_host).unwrap_or("");
-    if !is_loopback(without_port(host)) {
+    if !is_loopback_host(without_port(host)) {
         return Some("this address answers only to loopback names");
     }
     let same_site =
-        |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| is_loopback(without_port(authority)));
+        |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| is_loopback_host(without_port(authority)));
     if text(header::ORIGIN).is_some_and(|origin| !same_site(origin)) {
         return Some("another site's page may not ask this address");
     }

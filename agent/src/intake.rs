@@ -9,16 +9,17 @@ use std::time::Duration;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::timestamp::{Timestamp, VerifiedTimestamp};
 use sealane_model::verify::VerifyError;
+use sealane_node::backoff::Backoff;
+use sealane_node::blobs::Blobs;
+use sealane_node::disk::{self, DiskError};
 use sealane_proto::v1;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::verify::Verified;
 use crate::authority::AuthorityLink;
-use crate::backoff::Backoff;
-use crate::blobs::Blobs;
+use crate::authority::BACKOFF_LAST;
 use crate::clock;
-use crate::disk::{self, DiskError};
 use crate::fetch::{self, Complete, FetchError};
 use crate::ledger::{ChangeError, Ledger};
 use crate::refusal::Refusals;
@@ -64,7 +65,7 @@ enum Outcome {
 impl Intake {
     /// Takes in whatever is newest, until `cancel`.
     pub(crate) async fn run(self, mut offers: Offers, cancel: CancellationToken) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF_LAST);
         loop {
             let offer = offers.borrow_and_update().clone();
             let outcome = match offer {
@@ -79,7 +80,7 @@ impl Intake {
                 }
                 Outcome::Refused => None,
                 Outcome::NotNow => Some(NOT_NOW_AGAIN),
-                Outcome::Failed => Some(backoff.next()),
+                Outcome::Failed => Some(backoff.wait()),
             };
             let wait = async {
                 match again {

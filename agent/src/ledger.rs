@@ -14,13 +14,13 @@ use sealane_model::ids::{AgentId, Digest};
 use sealane_model::timestamp::VerifiedTimestamp;
 use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
+use sealane_node::disk::{self, DiskError};
 use thiserror::Error;
 use tokio::sync::{Mutex, watch};
 
 pub use self::record::RecordError;
 pub(crate) use self::state::{Documents, LocalRollback, State};
 use crate::checkpoint::Checked;
-use crate::disk::{self, DiskError};
 use crate::fetch::Complete;
 
 #[cfg(test)]

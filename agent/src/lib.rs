@@ -17,20 +17,22 @@ mod local;
 mod plan_floor;
 mod report;
 mod rollout;
-mod service;
 mod subscribe;
+
+// The ways to a proxy: it attaches, it is called, or it polls.
+mod pull;
+mod push;
+mod service;
 
 // What these stand on.
 mod authority;
-mod backoff;
-mod blobs;
 mod clock;
-mod disk;
+mod door;
 mod http;
 mod refusal;
 
-pub use authority::{IdentityError, LinkError};
-pub use disk::DiskError;
+pub use authority::LinkError;
 pub use ledger::{LedgerError, RecordError};
+pub use push::TargetError;
 pub use serve::{Agent, StartError, start};
 pub use settings::Settings;

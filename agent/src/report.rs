@@ -4,15 +4,15 @@
 use std::time::Duration;
 
 use sealane_model::release::Partition;
+use sealane_node::backoff::Backoff;
+use sealane_node::disk;
 use sealane_proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::authority::{AuthorityLink, CALL_TIMEOUT};
-use crate::backoff::Backoff;
+use crate::authority::{AuthorityLink, BACKOFF_LAST, CALL_TIMEOUT};
 use crate::clock;
-use crate::disk;
 use crate::intake::STALE;
 use crate::ledger::{Ledger, LocalRollback};
 use crate::refusal::Refusals;
@@ -53,7 +53,7 @@ impl Reporter {
     /// Reports until `cancel`.
     pub(crate) async fn run(mut self, cancel: CancellationToken) {
         let mut ledger = self.ledger.watch();
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF_LAST);
         let mut failing = false;
         loop {
             let facts = self.facts();
@@ -70,7 +70,7 @@ impl Reporter {
                         failing = true;
                     }
                     self.sent.send_modify(|sent| sent.failed += 1);
-                    GAP + backoff.next()
+                    GAP + backoff.wait()
                 }
             };
             let due = Instant::now() + after;

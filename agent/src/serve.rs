@@ -6,27 +6,35 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
+use futures_util::StreamExt;
 use sealane_model::envelope::Envelope;
 use sealane_model::trust::TrustRoot;
 use sealane_model::verify::VerifyError;
+use sealane_node::blobs::Blobs;
+use sealane_node::disk::{self, DiskError};
+use sealane_node::keyring::{KeyringError, Peers};
+use sealane_node::listen::{self, Guard, Link, Peer};
 use sealane_proto::v1::agent_local_service_server::AgentLocalServiceServer;
 use sealane_proto::v1::proxy_control_service_server::ProxyControlServiceServer;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::authority::{AuthorityLink, LinkError};
-use crate::blobs::Blobs;
 use crate::checkpoint::Checkpoint;
-use crate::disk::{self, DiskError};
-use crate::http::{self, View};
+use crate::door::Door;
+use crate::http::{self, Accepted, Caller, Reach, View};
 use crate::intake::Intake;
 use crate::ledger::{Ledger, LedgerError};
 use crate::local::Local;
+use crate::pull::Pull;
+use crate::push::{self, Target, TargetError};
 use crate::refusal::Refusals;
 use crate::report::{ReportCounts, Reporter};
 use crate::rollout::driver::{Ask, Driver, Roster};
@@ -51,12 +59,23 @@ pub struct Agent {
 pub enum StartError {
     /// Proxies would attach without authentication.
     #[error(
-        "cannot serve proxies on {0}: until they have certificates an agent serves only its own machine, so use a loopback address or the Unix socket"
+        "cannot serve proxies on {0}: other machines' proxies need certificates, which come from an authority that is reached over https://; or use a loopback address or the Unix socket"
     )]
     OpenGrpc(SocketAddr),
+    /// A control listener.
+    #[error(transparent)]
+    Push(#[from] TargetError),
+    /// Commands would travel without authentication.
+    #[error(
+        "cannot push to `{0}`: a proxy on another machine needs a certificate, which comes from an authority that is reached over https://"
+    )]
+    OpenPush(String),
+    /// TLS cannot be served.
+    #[error("cannot serve TLS")]
+    Tls(#[from] KeyringError),
     /// Health and metrics would be open.
     #[error(
-        "cannot serve HTTP on {0} without TLS and authentication: use a loopback address, or --insecure-admin for development"
+        "cannot serve HTTP on {0} without TLS and authentication, for which the authority must be reached over https://: use a loopback address, or --insecure-admin for development"
     )]
     OpenHttp(SocketAddr),
     /// A name that cannot be one.
@@ -112,7 +131,9 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
     };
     let (ledger, blobs) = opened()?;
     let id = ledger.state().agent.0.clone();
-    let link = AuthorityLink::new(&settings, &id)?;
+    let link = AuthorityLink::new(&settings, &id, &ledger.state().fleet().0)?;
+    let targets = targets(&settings, &link)?;
+    let reach = reach(&settings, &link)?;
     let instance = instance()?;
 
     let grpc = bind(settings.grpc_addr).await?;
@@ -159,10 +180,13 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
         taken,
         sent: reports_in,
     };
-    let view = View { ledger: ledger.clone(), refusals, roster, contact: contact.clone(), reports };
+    let door = Door::new(&settings.region);
+    let view = View { ledger: ledger.clone(), refusals, door: door.clone(), roster, contact: contact.clone(), reports };
     let checkpoint = Checkpoint { link: link.clone(), ledger: ledger.clone(), refusals: view.refusals.clone() };
     let local = Local { asks: asks.clone(), ledger: ledger.clone() };
+    let keyring = link.keyring().clone();
     let control = ProxyControl {
+        door: door.clone(),
         refusals: view.refusals.clone(),
         asks: asks.clone(),
         ledger,
@@ -178,9 +202,22 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
     tasks.spawn(subscription.run(cancel.clone()));
     tasks.spawn(reporter.run(cancel.clone()));
     tasks.spawn(checkpoint.run(cancel.clone()));
+    let guard = |protected: bool, alpn| match protected {
+        true => Guard::Tls(keyring.clone(), Peers::Judged, alpn),
+        false => Guard::Loopback,
+    };
+    let turned_away = move |code, words: &str| door.turn_away(code, words);
+    let grpc = listen::accept(grpc, guard(!listen::is_loopback(&grpc_addr), b"h2"), turned_away.clone())?;
+    let http_guard = if reach == Reach::Open { Guard::Open } else { guard(reach == Reach::Members, b"http/1.1") };
+    let http = Accepted(listen::accept(http, http_guard, turned_away)?);
+    let pull = Pull::new(control.clone());
+    for target in targets {
+        tasks.spawn(push::run(target, control.clone(), keyring.clone(), cancel.clone()));
+    }
     tasks.spawn(serve_tcp(control.clone(), grpc, cancel.clone()));
     tasks.spawn(serve_unix(control, local, unix, cancel.clone()));
-    tasks.spawn(serve_http(view, http, http_addr, cancel.clone()));
+    tasks.spawn(pull.clone().expire(cancel.clone()));
+    tasks.spawn(serve_http(http::router(view, pull, reach), http, cancel.clone()));
     tracing::info!(id, region, %grpc_addr, %http_addr, socket = %socket.display(), "agent started");
     Ok(Agent { id, grpc_addr, http_addr, socket, asks, cancel, tasks })
 }
@@ -238,16 +275,36 @@ fn check(settings: &Settings) -> Result<(), StartError> {
             return Err(StartError::Name { what, name: name.clone() });
         }
     }
-    if !settings.grpc_addr.ip().is_loopback() {
+    Ok(())
+}
+
+/// Whom to call. Beyond loopback there must be certificates.
+fn targets(settings: &Settings, link: &AuthorityLink) -> Result<Vec<Target>, StartError> {
+    let mut targets = Vec::new();
+    for text in &settings.push {
+        let target = Target::parse(text)?;
+        if target.is_tls() && !link.is_tls() {
+            return Err(StartError::OpenPush(text.clone()));
+        }
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+/// What protects the HTTP address. Beyond loopback there must be certificates, here and for proxies.
+fn reach(settings: &Settings, link: &AuthorityLink) -> Result<Reach, StartError> {
+    if !listen::is_loopback(&settings.grpc_addr) && !link.is_tls() {
         return Err(StartError::OpenGrpc(settings.grpc_addr));
     }
-    if !settings.http_addr.ip().is_loopback() {
-        if !settings.insecure_admin {
-            return Err(StartError::OpenHttp(settings.http_addr));
+    match settings.insecure_admin {
+        _ if listen::is_loopback(&settings.http_addr) => Ok(Reach::Loopback),
+        false if link.is_tls() => Ok(Reach::Members),
+        false => Err(StartError::OpenHttp(settings.http_addr)),
+        true => {
+            tracing::warn!(address = %settings.http_addr, "health and metrics are open to other machines");
+            Ok(Reach::Open)
         }
-        tracing::warn!(address = %settings.http_addr, "health and metrics are open to other machines");
     }
-    Ok(())
 }
 
 fn read_trust(path: &Path) -> Result<TrustRoot, StartError> {
@@ -297,7 +354,7 @@ async fn bind_unix(path: &Path) -> Result<UnixListener, StartError> {
     Ok(listener)
 }
 
-async fn serve_tcp(control: ProxyControl, listener: TcpListener, cancel: CancellationToken) {
+async fn serve_tcp(control: ProxyControl, links: mpsc::Receiver<Link>, cancel: CancellationToken) {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ProxyControlServiceServer<ProxyControl>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -310,23 +367,29 @@ async fn serve_tcp(control: ProxyControl, listener: TcpListener, cancel: Cancell
         .add_service(health_service)
         .add_service(reflection)
         .add_service(control.into_server())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), cancel.cancelled_owned())
+        .serve_with_incoming_shutdown(ReceiverStream::new(links).map(Ok::<_, std::io::Error>), cancel.cancelled_owned())
         .await;
     log_end("gRPC", served);
 }
 
 async fn serve_unix(control: ProxyControl, local: Local, listener: UnixListener, cancel: CancellationToken) {
     let served = Server::builder()
-        .add_service(control.into_server())
+        .add_service(InterceptedService::new(control.into_server(), on_this_machine))
         .add_service(AgentLocalServiceServer::new(local))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), cancel.cancelled_owned())
         .await;
     log_end("Unix socket", served);
 }
 
-async fn serve_http(view: View, listener: TcpListener, address: SocketAddr, cancel: CancellationToken) {
-    let served =
-        axum::serve(listener, http::router(view, address)).with_graceful_shutdown(cancel.cancelled_owned()).await;
+/// Only this user opens the socket.
+fn on_this_machine(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    request.extensions_mut().insert(Peer::Local);
+    Ok(request)
+}
+
+async fn serve_http(router: Router, listener: Accepted, cancel: CancellationToken) {
+    let service = router.into_make_service_with_connect_info::<Caller>();
+    let served = axum::serve(listener, service).with_graceful_shutdown(cancel.cancelled_owned()).await;
     log_end("HTTP", served);
 }
 

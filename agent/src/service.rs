@@ -8,6 +8,9 @@ use futures_util::Stream;
 use sealane_model::bundle::MANIFEST_BYTES_MAX;
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::Digest;
+use sealane_node::blobs::Blobs;
+use sealane_node::disk;
+use sealane_node::listen::Peer;
 use sealane_proto::v1;
 use sealane_proto::v1::attach_response::Event;
 use sealane_proto::v1::proxy_control_service_server::{ProxyControlService, ProxyControlServiceServer};
@@ -18,8 +21,7 @@ use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status};
 
 use crate::authority::AuthorityLink;
-use crate::blobs::Blobs;
-use crate::disk;
+use crate::door::Door;
 use crate::fetch;
 use crate::ledger::{ChangeError, Ledger};
 use crate::refusal::Refusals;
@@ -28,6 +30,7 @@ use crate::rollout::driver::{Ask, AttachError, Attached, ObserveError};
 /// The service that proxies attach to.
 #[derive(Clone, Debug)]
 pub(crate) struct ProxyControl {
+    pub(crate) door: Door,
     pub(crate) asks: mpsc::Sender<Ask>,
     pub(crate) ledger: Ledger,
     pub(crate) blobs: Blobs,
@@ -46,14 +49,14 @@ impl ProxyControl {
         ProxyControlServiceServer::new(self).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
+    pub(crate) async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<T, Status> {
         let (reply, answer) = oneshot::channel();
         let stopping = || Status::unavailable("the agent is stopping");
         self.asks.send(ask(reply)).await.map_err(|_| stopping())?;
         answer.await.map_err(|_| stopping())
     }
 
-    async fn read(&self, digest: Digest) -> Result<Vec<u8>, Status> {
+    pub(crate) async fn read(&self, digest: Digest) -> Result<Vec<u8>, Status> {
         let blobs = self.blobs.clone();
         match fetch::blocking(move || blobs.read(&digest)).await {
             Ok(Some(content)) => return Ok(content),
@@ -90,6 +93,7 @@ impl ProxyControlService for ProxyControl {
     type AttachStream = AttachStream;
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<AttachStream>, Status> {
+        self.door.admit(request.extensions().get::<Peer>(), &request.get_ref().proxy_id)?;
         let request = request.into_inner();
         let root_version = request.root_version;
         if let Some(newest) = &request.newest {
@@ -111,16 +115,26 @@ impl ProxyControlService for ProxyControl {
     }
 
     async fn observe(&self, request: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveResponse>, Status> {
+        let peer = request.extensions().get::<Peer>().cloned();
         let status = request.into_inner().status.ok_or_else(|| Status::invalid_argument("it has no status"))?;
+        self.door.admit(peer.as_ref(), &status.proxy_id)?;
         let observed = self.ask(|reply| Ask::Observe(Box::new(status), reply)).await?;
         observed.map_err(observe_status)?;
         Ok(Response::new(v1::ObserveResponse {}))
+    }
+
+    async fn enrol_proxy(
+        &self,
+        request: Request<v1::EnrolProxyRequest>,
+    ) -> Result<Response<v1::EnrolProxyResponse>, Status> {
+        Ok(Response::new(self.link.enrol_proxy(request.into_inner()).await?))
     }
 
     async fn fetch_chunk(
         &self,
         request: Request<v1::FetchChunkRequest>,
     ) -> Result<Response<v1::FetchChunkResponse>, Status> {
+        self.door.admit_any(request.extensions().get::<Peer>())?;
         let digest = Digest::from_slice(&request.into_inner().digest)
             .ok_or_else(|| Status::invalid_argument("digest: a SHA-256 has 32 bytes"))?;
         let content = self.read(digest).await?;
@@ -180,7 +194,7 @@ async fn follow(
     }
 }
 
-fn attach_status(error: AttachError) -> Status {
+pub(crate) fn attach_status(error: AttachError) -> Status {
     let text = error.to_string();
     match error {
         AttachError::Name | AttachError::Instance | AttachError::Generation(_) => Status::invalid_argument(text),
@@ -190,7 +204,7 @@ fn attach_status(error: AttachError) -> Status {
     }
 }
 
-fn observe_status(error: ObserveError) -> Status {
+pub(crate) fn observe_status(error: ObserveError) -> Status {
     let text = disk::chain(&error);
     match error {
         ObserveError::NotAttached => Status::failed_precondition(text),

@@ -22,13 +22,15 @@ pub struct Settings {
     pub token_file: Option<PathBuf>,
     /// PEM of the CA that signed the authority's certificate.
     pub ca_file: Option<PathBuf>,
-    /// Where proxies of this machine attach; loopback only.
+    /// Where proxies attach. Beyond loopback over mutual TLS, for which the authority must be reached over TLS.
     pub grpc_addr: SocketAddr,
+    /// Control listeners of proxies to call: `host:port` (plain on loopback, else over mutual TLS), or a URL.
+    pub push: Vec<String>,
     /// Unix socket on which proxies attach; `None`: `agent.sock` in the state directory.
     pub socket: Option<PathBuf>,
-    /// Health and metrics.
+    /// Pull endpoint, health and metrics. Beyond loopback over mutual TLS.
     pub http_addr: SocketAddr,
-    /// Lets `http_addr` be reachable from other machines although it has neither TLS nor authentication.
+    /// Lets `http_addr` be reachable from other machines without TLS.
     pub insecure_admin: bool,
 }
 
@@ -46,6 +48,7 @@ impl Settings {
             token_file: None,
             ca_file: None,
             grpc_addr: SocketAddr::from(([127, 0, 0, 1], 7444)),
+            push: Vec::new(),
             socket: None,
             http_addr: SocketAddr::from(([127, 0, 0, 1], 7481)),
             insecure_admin: false,

@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use sealane_model::envelope::Envelope;
 use sealane_model::release::{CAPABILITIES, Floor, Partition};
+use sealane_node::backoff::Backoff;
+use sealane_node::disk;
 use sealane_proto::v1;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::AuthorityLink;
-use crate::backoff::Backoff;
+use crate::authority::BACKOFF_LAST;
 use crate::clock;
-use crate::disk;
 use crate::intake::{Offer, verify::verify_roots};
 use crate::ledger::{Ledger, State};
 use crate::refusal::Refusals;
@@ -45,7 +46,7 @@ pub(crate) struct Subscription {
 impl Subscription {
     /// Keeps a stream open until `cancel`.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF_LAST);
         let mut told = String::new();
         loop {
             tokio::select! {
@@ -60,7 +61,7 @@ impl Subscription {
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.wait()) => {}
             }
         }
     }

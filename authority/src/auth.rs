@@ -22,10 +22,12 @@ pub(crate) use table::{Access, required};
 /// Tokens that are kept.
 pub(crate) const TOKENS_MAX: usize = 10_000;
 
-/// What a token may do. Each role may do what the ones before it may, but for agents and sandboxes, which have a service
-/// of their own; publishers may do what sandboxes may.
+/// What a token may do. Each role may do what the ones before it may, but for agents, their proxies and sandboxes, which have
+/// calls of their own; publishers may do what sandboxes may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Role {
+    /// Enrols a proxy, through its agent, and nothing else.
+    Proxy,
     /// Its own service, and nothing else.
     Agent,
     /// Sandbox routes, and nothing else.
@@ -44,13 +46,22 @@ pub(crate) enum Role {
 
 impl Role {
     /// Every role.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Agent, Self::Sandbox, Self::Viewer, Self::Operator, Self::Publisher, Self::Incident, Self::Admin];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Proxy,
+        Self::Agent,
+        Self::Sandbox,
+        Self::Viewer,
+        Self::Operator,
+        Self::Publisher,
+        Self::Incident,
+        Self::Admin,
+    ];
 
     /// As in requests and in the store.
     #[must_use]
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Proxy => "proxy",
             Self::Agent => "agent",
             Self::Sandbox => "sandbox",
             Self::Viewer => "viewer",
@@ -194,7 +205,7 @@ impl Auth {
             return Err(Status::unauthenticated("the token is unknown, revoked or expired"));
         };
         let is_enough = match needed {
-            Role::Agent => token.role == Role::Agent,
+            Role::Proxy | Role::Agent => token.role == needed,
             Role::Sandbox => token.role == Role::Sandbox || token.role >= Role::Publisher,
             Role::Viewer | Role::Operator | Role::Publisher | Role::Incident | Role::Admin => token.role >= needed,
         };

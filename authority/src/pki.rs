@@ -1,13 +1,15 @@
-//! The fleet's development CA: client certificates for agents, and, where asked for, the authority's own server
+//! The fleet's own CA: certificates of its members (agents and proxies), and, where asked for, the authority's own server
 //! certificate. It knows PEM in and PEM out, and no files.
 
 use std::net::IpAddr;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber, string::Ia5String,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    string::Ia5String,
 };
 use sealane_model::ids::{Digest, FleetId};
+use sealane_node::member::{Member, Role};
 use thiserror::Error;
 
 /// Days that the CA is valid.
@@ -16,6 +18,8 @@ const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 397;
 /// Days that an agent's certificate is valid; it renews itself before.
 const AGENT_DAYS: i64 = 90;
+/// The same for a proxy. Shorter: nobody keeps a list of proxies' certificates, so none can be taken back before its end.
+const PROXY_DAYS: i64 = 30;
 /// Largest certificate request, in bytes of PEM.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 
@@ -108,28 +112,38 @@ impl Ca {
         })
     }
 
-    /// A client certificate for the key of a request. What the request says beside its key is ignored.
-    pub(crate) fn issue_agent(
-        &self,
-        request_pem: &str,
-        fleet: &FleetId,
-        agent: &str,
-        region: &str,
-        now_ms: u64,
-    ) -> Result<Issued, PkiError> {
-        if request_pem.len() > REQUEST_BYTES_MAX {
-            return Err(PkiError::BadRequest);
-        }
-        let mut request = CertificateSigningRequestParams::from_pem(request_pem).map_err(|_| PkiError::BadRequest)?;
-        request.params = params(agent, now_ms, AGENT_DAYS)?;
-        let uri = format!("sealane://{fleet}/region/{region}/agent/{agent}");
-        request.params.subject_alt_names = vec![SanType::URI(ascii(&uri)?)];
+    /// A certificate for the key of a request, for both ends of a connection: a member dials and is dialled. What the
+    /// request says beside its key is ignored.
+    pub(crate) fn issue(&self, request_pem: &str, member: &Member, now_ms: u64) -> Result<Issued, PkiError> {
+        let mut request = read(request_pem)?;
+        let days = match member.role {
+            Role::Agent => AGENT_DAYS,
+            Role::Proxy => PROXY_DAYS,
+        };
+        request.params = params(&member.id, now_ms, days)?;
+        request.params.subject_alt_names = vec![SanType::URI(ascii(&member.to_string())?)];
         request.params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        request.params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = request.signed_by(&self.issuer).map_err(PkiError::Failed)?;
         let not_after_ms = u64::try_from(request.params.not_after.unix_timestamp()).unwrap_or(0) * 1000;
         Ok(Issued { pem: certificate.pem(), fingerprint: Digest::of(certificate.der()), not_after_ms })
     }
+}
+
+/// Whether the key of a certificate (DER) signed this request: that who asks holds the certificate's key.
+pub(crate) fn is_of_key(request_pem: &str, certificate: &[u8]) -> Result<bool, PkiError> {
+    let request = read(request_pem)?;
+    let (_, held) = x509_parser::parse_x509_certificate(certificate).map_err(|_| PkiError::BadRequest)?;
+    Ok(request.public_key.der_bytes() == held.public_key().subject_public_key.data.as_ref())
+}
+
+/// A request of which the signature is that of the key in it.
+fn read(request_pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
+    if request_pem.len() > REQUEST_BYTES_MAX {
+        return Err(PkiError::BadRequest);
+    }
+    CertificateSigningRequestParams::from_pem(request_pem).map_err(|_| PkiError::BadRequest)
 }
 
 fn params(common_name: &str, now_ms: u64, days: i64) -> Result<CertificateParams, PkiError> {

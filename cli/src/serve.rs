@@ -3,7 +3,9 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use base64::Engine as _;
 use clap::{Args, Subcommand};
 use sealane_agent::Agent;
 use sealane_authority::{Authority, TlsFiles};
@@ -11,8 +13,9 @@ use sealane_model::config::ListenAddress;
 use sealane_model::parse::parse_plan;
 use sealane_model::plan::Plan;
 use sealane_model::problem;
+use sealane_model::trust::Role;
 use sealane_proxy::control::cold_start::{self, COLD_START};
-use sealane_proxy::control::{self, AgentAddress, Control, ControlSettings};
+use sealane_proxy::control::{self, AddressError, Control, ControlSettings, Enrolment, PullSettings, Source};
 use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::{ListenFlag, Program, Settings};
 use tracing::{info, warn};
@@ -90,6 +93,8 @@ pub enum AgentCommand {
   sealane token create --role agent --region eu > agent.token
   sealane agent --authority http://127.0.0.1:7443 --region eu --trust authority/trust.json \\
       --token-file agent.token --data ./agent-eu
+  sealane agent --authority https://authority:7443 --ca-file ca.pem --region eu --trust trust.json \\
+      --token-file agent.token --data ./agent-eu --grpc-addr 0.0.0.0:7444 --push edge-7.internal:7445
   sealane agent rollback --data ./agent-eu          # with the authority away, too")]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true, disable_help_subcommand = true)]
 pub struct AgentArgs {
@@ -116,12 +121,15 @@ pub struct AgentArgs {
     /// CA of the authority's certificate, PEM [default: the system's roots]
     #[arg(long, value_name = "FILE", env = "SEALANE_CA_FILE")]
     ca_file: Option<PathBuf>,
-    /// gRPC address for proxies; DIR/agent.sock always serves them too
+    /// gRPC address for proxies, beyond loopback over mutual TLS; DIR/agent.sock always serves them too
     #[arg(long, value_name = "ADDR", env = "SEALANE_GRPC_ADDR", default_value = "127.0.0.1:7444")]
     grpc_addr: SocketAddr,
-    /// HTTP address: health, metrics
+    /// HTTP address: proxies that poll, health, metrics; beyond loopback over mutual TLS
     #[arg(long, value_name = "ADDR", env = "SEALANE_HTTP_ADDR", default_value = "127.0.0.1:7481")]
     http_addr: SocketAddr,
+    /// Call the control listener of a proxy there (its --control-addr); may be repeated
+    #[arg(long, value_name = "ADDR", env = "SEALANE_PUSH", value_delimiter = ',')]
+    push: Vec<String>,
     /// Lets the HTTP address be reachable from other machines without TLS and a token (development only)
     #[arg(long, env = "SEALANE_INSECURE_ADMIN")]
     insecure_admin: bool,
@@ -132,11 +140,41 @@ pub struct AgentArgs {
 #[command(before_help = "Examples:
   sealane proxy --agent http://127.0.0.1:7444 --trust authority/trust.json --data ./proxy-1
   sealane proxy --agent unix:agent-eu/agent.sock --trust authority/trust.json --data ./proxy-2 \\
-      --http-addr 127.0.0.1:8081 --admin-addr 127.0.0.1:9091")]
+      --http-addr 127.0.0.1:8081 --admin-addr 127.0.0.1:9091
+  sealane proxy --agent https://agent.internal:7444 --ca-file ca.pem --token-file proxy.token \\
+      --trust trust.json --data ./proxy-3                      # on another machine
+  sealane proxy --control-addr 0.0.0.0:7445 --ca-file ca.pem --token-file proxy.token --trust trust.json --data ./proxy-4
+  sealane proxy --pull-url https://files.example.com/fleet/ --trust trust.json --data ./proxy-5")]
 pub struct ProxyArgs {
-    /// The agent: http://HOST:PORT or unix:PATH
-    #[arg(long, value_name = "URL", env = "SEALANE_AGENT")]
+    /// The agent: http://HOST:PORT on this machine, https://HOST:PORT, or unix:PATH
+    #[arg(long, value_name = "URL", env = "SEALANE_AGENT", conflicts_with_all = ["control_addr", "pull_url"])]
     agent: Option<String>,
+    /// Wait here for the agent to call (its --push); beyond loopback over mutual TLS
+    #[arg(long, value_name = "ADDR", env = "SEALANE_CONTROL_ADDR", conflicts_with = "pull_url")]
+    control_addr: Option<SocketAddr>,
+    /// Poll: an agent's HTTP address (a URL without a path), or a folder of `sealane revision export --dir` (with one)
+    #[arg(long, value_name = "URL", env = "SEALANE_PULL_URL")]
+    pull_url: Option<String>,
+    /// Whether --pull-url is used
+    #[arg(long, value_name = "BOOL", env = "SEALANE_ENABLE_PULL", action = clap::ArgAction::Set)]
+    #[arg(default_value_t = true, num_args = 0..=1, default_missing_value = "true", hide_default_value = true)]
+    enable_pull: bool,
+    /// Between two polls, in milliseconds; an agent's news come at once nevertheless
+    #[arg(long, value_name = "MS", env = "SEALANE_PULL_INTERVAL_MS", default_value_t = 5000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(50..=3_600_000))]
+    pull_interval_ms: u64,
+    /// Region of a proxy that polls a folder: it takes part in that region's waves
+    #[arg(long, value_name = "REGION", env = "SEALANE_REGION")]
+    region: Option<String>,
+    /// The fleet's CA (the authority's ca.pem), for an agent on another machine; or the CA of a file server
+    #[arg(long, value_name = "FILE", env = "SEALANE_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Token of role proxy; exchanged for a client certificate once (also PULL_TOKEN)
+    #[arg(long, value_name = "FILE", env = "SEALANE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// A release key that the trust root must know (raw, hex, base64 or PEM)
+    #[arg(long, value_name = "FILE", env = "SEALANE_PUBLIC_KEY_FILE")]
+    public_key_file: Option<PathBuf>,
     /// The fleet's trust root (the authority's trust.json)
     #[arg(long, value_name = "FILE", env = "SEALANE_TRUST")]
     trust: Option<PathBuf>,
@@ -153,7 +191,7 @@ pub struct ProxyArgs {
     #[arg(long, value_name = "ADDR", env = "SEALANE_TLS_ADDR")]
     tls_addr: Option<ListenAddress>,
     /// Serve this config file, without a fleet (also PROXY_CONFIG_FILE)
-    #[arg(long, value_name = "FILE", env = "SEALANE_CONFIG_FILE", conflicts_with = "agent")]
+    #[arg(long, value_name = "FILE", env = "SEALANE_CONFIG_FILE", conflicts_with_all = ["agent", "control_addr", "pull_url"])]
     config_file: Option<PathBuf>,
     /// Admin address: health, metrics; without a host it is loopback; `off` for none [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN_ADDR")]
@@ -264,6 +302,7 @@ pub async fn agent(args: AgentArgs, printer: &Printer) -> Result<(), Failure> {
         ca_file: args.ca_file,
         grpc_addr: args.grpc_addr,
         http_addr: args.http_addr,
+        push: args.push,
         insecure_admin: args.insecure_admin,
         ..sealane_agent::Settings::new(&region, &authority, trust, data)
     };
@@ -300,20 +339,36 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
     if let Some(admin) = &mut own.admin {
         admin.token = args.admin_token.or_else(|| seed.admin_token.clone()).filter(|token| !token.is_empty());
     }
-    if let Some(file) = args.config_file.or_else(|| seed.config_file.clone().filter(|_| args.agent.is_none())) {
+    let pull_url = args.pull_url.filter(|_| args.enable_pull);
+    let from_a_fleet = args.agent.is_some() || args.control_addr.is_some() || pull_url.is_some();
+    if let Some(file) = args.config_file.or_else(|| seed.config_file.clone().filter(|_| !from_a_fleet)) {
         seed.warn_of_unused();
         return crate::run::serve_file(file, own, seed.certificate, printer).await;
     }
-    let (Some(agent), Some(trust), Some(data)) = (args.agent, args.trust, args.data) else {
-        return Err(Failure::usage("nothing says where the config comes from")
-            .hint("sealane proxy --agent URL --trust FILE --data DIR   (or: sealane proxy --config-file FILE)"));
+    let usage = |error: AddressError| Failure::usage(error.to_string());
+    let source = match (args.agent, args.control_addr, pull_url) {
+        (Some(agent), _, _) => Some(Source::Agent(agent.parse().map_err(usage)?)),
+        (None, Some(address), _) => Some(Source::Listen(address)),
+        (None, None, Some(url)) => Some(Source::Pull(PullSettings {
+            url: url.parse().map_err(usage)?,
+            interval: Duration::from_millis(args.pull_interval_ms),
+            jitter: seed.pull_jitter()?,
+            region: args.region,
+        })),
+        (None, None, None) => None,
     };
-    let settings = ControlSettings {
-        id: args.id,
-        agent: agent.parse::<AgentAddress>().map_err(|error| Failure::usage(error.to_string()))?,
-        trust,
-        data,
+    let (Some(source), Some(trust), Some(data)) = (source, args.trust, args.data) else {
+        return Err(Failure::usage("nothing says where the config comes from, or --trust and --data are missing")
+            .hint(
+                "sealane proxy (--agent URL | --control-addr ADDR | --pull-url URL) --trust FILE --data DIR   \
+             (or: sealane proxy --config-file FILE)",
+            ));
     };
+    if let Some(key_file) = &args.public_key_file {
+        pinned_key(&trust, key_file)?;
+    }
+    let enrolment = Enrolment { ca_file: args.ca_file, token_file: args.token_file, token: seed.pull_token.clone() };
+    let settings = ControlSettings { id: args.id, source, enrolment, trust, data };
     if let Ok(value) = std::env::var(COLD_START) {
         return cold_start(&value, own, &settings).await;
     }
@@ -374,6 +429,32 @@ async fn attach(proxy: &Proxy, settings: &ControlSettings) -> Result<Control, Fa
     attached.map_err(|error| failed("cannot start the proxy", error))
 }
 
+/// The trust root must list this key among those of the release role.
+fn pinned_key(trust: &Path, key_file: &Path) -> Result<(), Failure> {
+    let root = crate::key::read_root(trust)?;
+    let bytes = std::fs::read(key_file)
+        .map_err(|error| Failure::new(Exit::Invalid, format!("cannot read `{}`", key_file.display())).because(error))?;
+    let text = std::str::from_utf8(&bytes).unwrap_or_default().trim();
+    let document = root.document();
+    let release = document.roles.iter().filter(|role| role.role == Role::Release).flat_map(|role| &role.key_ids);
+    let known = release.filter_map(|id| document.keys.iter().find(|one| one.key.id() == *id));
+    let is_it = known.map(|one| one.key.to_bytes()).any(|key| {
+        let base64 = base64::engine::general_purpose::STANDARD.encode(key);
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        // The DER of an ed25519 key ends with the key's own bytes.
+        let body: String = text.lines().filter(|line| !line.starts_with("-----")).collect();
+        let der = base64::engine::general_purpose::STANDARD.decode(body).unwrap_or_default();
+        bytes == key || text == base64 || text.eq_ignore_ascii_case(&hex) || der.ends_with(&key)
+    });
+    if is_it {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Invalid,
+        format!("the key in `{}` is no release key of the trust root `{}`", key_file.display(), trust.display()),
+    ))
+}
+
 /// What spans can be sent to: OTLP over gRPC. `None`, with a warning: an endpoint of Jaeger's Thrift protocol.
 fn trace_endpoint(text: &str) -> Option<String> {
     if text.contains(":14268") || text.trim_end_matches('/').ends_with("/api/traces") {
@@ -396,6 +477,10 @@ struct SeedVariables {
     certificate: Option<(String, String)>,
     /// The collector of traces.
     trace_endpoint: Option<String>,
+    /// Longest addition to the interval between two polls, in milliseconds.
+    pull_jitter_ms: Option<String>,
+    /// Enrols at an agent; goes to a file server as it is.
+    pull_token: Option<String>,
     /// Set, and of no use to this version; with what takes its place.
     unused: Vec<(&'static str, &'static str)>,
 }
@@ -425,8 +510,19 @@ impl SeedVariables {
             admin_token: get("ADMIN_TOKEN"),
             certificate: get("PROXY_TLS_CERT").zip(get("PROXY_TLS_KEY")),
             trace_endpoint: get("PROXY_TRACE_ENDPOINT"),
+            pull_jitter_ms: get("PULL_JITTER_MS"),
+            pull_token: get("PULL_TOKEN"),
             unused: UNUSED.into_iter().filter(|(name, _)| get(name).is_some()).collect(),
         }
+    }
+
+    /// 500 ms unless set.
+    fn pull_jitter(&self) -> Result<Duration, Failure> {
+        let Some(text) = &self.pull_jitter_ms else { return Ok(Duration::from_millis(500)) };
+        let ms = text.parse::<u64>().ok().filter(|ms| *ms <= 3_600_000);
+        let ms =
+            ms.ok_or_else(|| Failure::usage(format!("PULL_JITTER_MS: `{text}` is not 0 to 3600000 milliseconds")))?;
+        Ok(Duration::from_millis(ms))
     }
 
     fn warn_of_unused(&self) {

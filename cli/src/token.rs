@@ -23,7 +23,8 @@ Examples:
 const CREATE_EXAMPLES: &str = "\
 Examples:
   sealane token create --role publisher --ttl 720h --comment CI > ci.token
-  sealane token create --role agent --region eu > agent.token";
+  sealane token create --role agent --region eu > agent.token
+  sealane token create --role proxy --region eu --ttl 24h > proxy.token";
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -71,8 +72,8 @@ struct CreateArgs {
     /// What it may do
     #[arg(long, value_name = "ROLE", value_enum)]
     role: Role,
-    /// The region that an agent enrols in
-    #[arg(long, value_name = "REGION", required_if_eq("role", "agent"))]
+    /// The region that an agent or a proxy enrols in
+    #[arg(long, value_name = "REGION", required_if_eq_any([("role", "agent"), ("role", "proxy")]))]
     region: Option<String>,
     /// How long it is good for [default: until revoked]
     #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
@@ -100,6 +101,8 @@ enum Role {
     Admin,
     /// Enrol and run an agent
     Agent,
+    /// Enrol a proxy on another machine than its agent
+    Proxy,
     /// Change sandbox routes
     Sandbox,
 }
@@ -113,6 +116,7 @@ impl Role {
             Self::Incident => "incident",
             Self::Admin => "admin",
             Self::Agent => "agent",
+            Self::Proxy => "proxy",
             Self::Sandbox => "sandbox",
         }
     }
@@ -133,8 +137,8 @@ pub async fn run(args: &TokenArgs, printer: &Printer) -> Result<(), Failure> {
 }
 
 async fn create(server: &Server, wanted: &CreateArgs, format: Format, printer: &Printer) -> Result<(), Failure> {
-    if wanted.region.is_some() && wanted.role != Role::Agent {
-        return Err(Failure::usage("--region goes with --role agent only"));
+    if wanted.region.is_some() && !matches!(wanted.role, Role::Agent | Role::Proxy) {
+        return Err(Failure::usage("--region goes with --role agent and --role proxy only"));
     }
     if wanted.ttl.is_some_and(|ttl| ttl.is_zero()) {
         return Err(

@@ -13,7 +13,7 @@ const REQUIREMENTS: &str = "REQUIREMENTS";
 const INVARIANTS: &str = "INVARIANTS";
 const FAILURES: &str = "FAILURES";
 const ATTACKS: &str = "ATTACKS";
-const CRATES: [&str; 7] = ["model", "proto", "authority", "agent", "proxy", "cli", "e2e"];
+const CRATES: [&str; 8] = ["model", "proto", "node", "authority", "agent", "proxy", "cli", "e2e"];
 
 #[test]
 fn every_test_that_a_page_names_exists() {

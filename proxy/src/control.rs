@@ -1,13 +1,14 @@
-//! The proxy's side of the control plane: attached to an agent, it holds and serves what the fleet signed.
+//! The proxy's side of the control plane: it holds and serves what the fleet signed.
 //!
 //! It starts from its own disk before it dials anyone, verifies everything again under its own trust root, compiles what
 //! it is told to hold, serves what it is told to serve, and says what it does. It does not know stages, gates or
 //! cohorts; the data plane below ([`crate::proxy`]) does not know revisions beyond their name.
 //!
-//! One thing in, one thing out: `link` brings the newest command and carries observations away, `apply` carries it
-//! out, `store` remembers.
+//! Its commands come on one of three ways (`uplink`): it attaches to its agent, its agent calls it, or it polls an agent
+//! or a folder (`poll`). One thing in, one thing out: `link` or `poll` brings the newest command and carries observations
+//! away, `apply` carries it out, `store` remembers.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,38 +17,75 @@ use sealane_model::envelope::Envelope;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::trust::TrustRoot;
 use sealane_model::verify::VerifyError;
+use sealane_node::disk::{self, DiskError};
+use sealane_node::keyring::Peers;
+use sealane_node::listen::{self, Guard};
+use sealane_node::member::Role;
 use sealane_proto::v1;
 use thiserror::Error;
-use tokio::sync::{Mutex, watch};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Channel, Endpoint};
 
+pub use self::address::{AddressError, AgentAddress, PullUrl};
 use self::apply::Applier;
-pub use self::disk::DiskError;
+use self::credentials::Credentials;
+pub use self::credentials::{CredentialsError, Enrolment};
+use self::folder::Folder;
+use self::http_client::{HttpClient, Way};
 use self::link::{Observer, Stream};
 use self::metrics::ControlMetrics;
+use self::poll::{Kind, Out, Poll};
 use self::refusal::Refusals;
 use self::sandbox::{Base, Sandboxes};
 pub use self::state::StateError;
 use self::status::Measure;
 use self::store::Store;
 pub use self::store::StoreError;
+use self::uplink::{AgentLink, Uplink};
 use crate::proxy::Proxy;
 
+mod address;
 mod apply;
-mod backoff;
-mod blobs;
 pub mod cold_start;
 mod command;
-mod disk;
+mod credentials;
+mod folder;
+mod http_client;
 mod link;
 mod metrics;
+mod poll;
 mod refusal;
 mod sandbox;
 mod state;
 mod status;
 mod store;
+mod uplink;
+
+/// Where a fleet proxy's commands come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// It attaches to its agent.
+    Agent(AgentAddress),
+    /// Its agent calls it here (push). Beyond loopback over mutual TLS.
+    Listen(SocketAddr),
+    /// It polls.
+    Pull(PullSettings),
+}
+
+/// How a fleet proxy polls.
+#[derive(Clone, Debug)]
+pub struct PullSettings {
+    /// What is polled.
+    pub url: PullUrl,
+    /// Between two polls, without the jitter.
+    pub interval: Duration,
+    /// At most this much longer.
+    pub jitter: Duration,
+    /// A folder's proxies judge waves by it themselves; `None`: only what is granted to all regions counts.
+    pub region: Option<String>,
+}
 
 /// What a fleet proxy is told when it starts.
 #[derive(Clone, Debug)]
@@ -55,56 +93,14 @@ pub struct ControlSettings {
     /// 1 to 128 letters, digits or any of `-_.:`; `None`: the id in the state directory, at first start host name and
     /// data port.
     pub id: Option<String>,
-    /// Where its agent is.
-    pub agent: AgentAddress,
+    /// Where its commands come from.
+    pub source: Source,
+    /// Its way to a certificate, for an agent on another machine.
+    pub enrolment: Enrolment,
     /// The trust root document (DSSE JSON) that came by a trusted way.
     pub trust: PathBuf,
     /// State directory.
     pub data: PathBuf,
-}
-
-/// Where an agent is: on this machine.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AgentAddress {
-    /// `http://127.0.0.1:7444`
-    Http(String),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-/// An address that is not an agent's.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
-pub enum AddressError {
-    /// Neither form.
-    #[error("`{0}` is not an agent address such as http://127.0.0.1:7444 or unix:/run/sealane/agent.sock")]
-    Malformed(String),
-    /// Commands would travel without authentication.
-    #[error(
-        "the agent `{0}` is not on this machine: until proxies have certificates they attach on loopback or over a Unix socket"
-    )]
-    Remote(String),
-}
-
-impl std::str::FromStr for AgentAddress {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let malformed = || AddressError::Malformed(text.to_owned());
-        if let Some(path) = text.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() { Err(malformed()) } else { Ok(Self::Unix(PathBuf::from(path))) };
-        }
-        let uri: http::Uri = text.parse().map_err(|_| malformed())?;
-        let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(malformed)?;
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let loopback = bare.eq_ignore_ascii_case("localhost")
-            || bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback());
-        if loopback {
-            Ok(Self::Http(text.trim_end_matches('/').to_owned()))
-        } else {
-            Err(AddressError::Remote(text.to_owned()))
-        }
-    }
 }
 
 /// Why a proxy does not attach.
@@ -116,6 +112,18 @@ pub enum StartError {
     /// The agent's address.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// Certificate, token or CA.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    /// The control listener.
+    #[error("cannot listen on `{address}` for the agent")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The trust root file.
     #[error("the trust root `{}` does not verify", path.display())]
     Trust {
@@ -140,7 +148,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Control {
     id: String,
-    channel: Channel,
+    uplink: Uplink,
     status: watch::Sender<v1::ProxyStatus>,
     seen: watch::Receiver<v1::ProxyStatus>,
     attached: watch::Receiver<bool>,
@@ -162,7 +170,6 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     let flag = proxy.settings().http_listen.as_ref().or(proxy.settings().tls_listen.as_ref());
     let default_id = default_id(flag.map(|flag| flag.address.port));
     let store = Store::open(&settings.data, &trust, settings.id.as_deref(), &default_id)?;
-    let channel = channel(&settings.agent)?;
     let instance = instance()?;
     let refusals = Refusals::default();
 
@@ -196,12 +203,15 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     let (desired, commands) = watch::channel(None);
     let (sandbox, sandbox_offers) = watch::channel(None);
     let (attached_in, attached) = watch::channel(false);
+    let fleet = state.fleet().0.clone();
+    let store = Arc::new(Mutex::new(store));
+    let uplink = uplink(&settings, &fleet, &hello, &store, &refusals).await?;
     let (drain_in, drain) = watch::channel(false);
     let measure = Measure { proxy: proxy.clone(), refusals: refusals.clone() };
     let applier = Applier {
         proxy,
-        store: Arc::new(Mutex::new(store)),
-        channel: channel.clone(),
+        store,
+        uplink: uplink.clone(),
         refusals,
         status: status.clone(),
         drain: drain_in,
@@ -214,22 +224,33 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         base,
         rehearsal: None,
     };
-    let metrics =
-        ControlMetrics { status: seen.clone(), attached: attached.clone(), refusals: measure.refusals.clone() };
-    measure.proxy.add_metrics(move || metrics.text());
-    let stream =
-        Stream { channel: channel.clone(), hello, status: seen.clone(), desired, sandbox, attached: attached_in };
-    let observer = Observer {
-        channel: channel.clone(),
+    let metrics = ControlMetrics {
         status: seen.clone(),
         attached: attached.clone(),
-        measure: measure.clone(),
+        refusals: measure.refusals.clone(),
+        polls: match &uplink {
+            Uplink::Poll(poll) => Some(Arc::clone(&poll.counts)),
+            Uplink::Agent(_) => None,
+        },
     };
+    measure.proxy.add_metrics(move || metrics.text());
+    let observer =
+        Observer { uplink: uplink.clone(), status: seen.clone(), attached: attached.clone(), measure: measure.clone() };
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
     tasks.spawn(applier.run(commands, cancel.clone()));
-    tasks.spawn(stream.run(cancel.clone()));
+    match &uplink {
+        Uplink::Agent(link) => {
+            let link = Arc::clone(link);
+            let stream = Stream { link, hello, status: seen.clone(), desired, sandbox, attached: attached_in };
+            tasks.spawn(stream.run(cancel.clone()))
+        }
+        Uplink::Poll(poll) => {
+            let out = Out { status: seen.clone(), desired, sandbox, attached: attached_in };
+            tasks.spawn(Arc::clone(poll).run(out, cancel.clone()))
+        }
+    };
     tasks.spawn(observer.run(cancel.clone()));
-    Ok(Control { id, channel, status, seen, attached, drain, measure, cancel, tasks })
+    Ok(Control { id, uplink, status, seen, attached, drain, measure, cancel, tasks })
 }
 
 impl Control {
@@ -266,7 +287,7 @@ impl Control {
             return;
         }
         let observer = Observer {
-            channel: self.channel.clone(),
+            uplink: self.uplink.clone(),
             status: self.seen.clone(),
             attached: self.attached.clone(),
             measure: self.measure.clone(),
@@ -334,19 +355,90 @@ async fn serve_kept(
     Ok(base)
 }
 
-fn channel(agent: &AgentAddress) -> Result<Channel, AddressError> {
-    let address = match agent {
-        AgentAddress::Http(url) => url.clone(),
-        AgentAddress::Unix(path) => format!("unix:{}", path.display()),
+/// The way up. Beyond this machine it needs credentials.
+async fn uplink(
+    settings: &ControlSettings,
+    fleet: &str,
+    hello: &v1::AttachRequest,
+    store: &Arc<Mutex<Store>>,
+    refusals: &Refusals,
+) -> Result<Uplink, StartError> {
+    let credentials = || {
+        let opened = Credentials::open(&hello.proxy_id, fleet, &settings.data, &settings.enrolment);
+        opened.map(|credentials| Some(Arc::new(credentials)))
     };
-    let endpoint = Endpoint::from_shared(address.clone()).map_err(|_| AddressError::Malformed(address))?;
-    Ok(endpoint
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .connect_lazy())
+    let link = match &settings.source {
+        Source::Agent(AgentAddress::Unix(path)) => AgentLink::socket(path.clone()),
+        Source::Agent(AgentAddress::Http(authority)) => AgentLink::dial(authority.clone(), None),
+        Source::Agent(AgentAddress::Https(authority)) => AgentLink::dial(authority.clone(), credentials()?),
+        Source::Listen(address) => {
+            let credentials = if listen::is_loopback(address) { None } else { credentials()? };
+            let listener = bind(*address).await?;
+            AgentLink::accept(listener, credentials, refusals.clone())?
+        }
+        Source::Pull(pull) => {
+            let credentials = match &pull.url {
+                PullUrl::Agent { tls: true, .. } => credentials()?,
+                PullUrl::Agent { tls: false, .. } | PullUrl::Folder { .. } => None,
+            };
+            return Ok(Uplink::Poll(Arc::new(poll(settings, pull, credentials, hello, store, refusals)?)));
+        }
+    };
+    Ok(Uplink::Agent(Arc::new(link)))
+}
+
+fn poll(
+    settings: &ControlSettings,
+    pull: &PullSettings,
+    credentials: Option<Arc<Credentials>>,
+    hello: &v1::AttachRequest,
+    store: &Arc<Mutex<Store>>,
+    refusals: &Refusals,
+) -> Result<Poll, StartError> {
+    let (authority, way, token, kind) = match &pull.url {
+        PullUrl::Agent { authority, .. } => {
+            let guard = match &credentials {
+                Some(credentials) => Guard::Tls(credentials.keyring().clone(), Peers::Only(Role::Agent), b"http/1.1"),
+                None => Guard::Loopback,
+            };
+            (authority, Way::Fleet(guard), None, Kind::Agent(hello.clone()))
+        }
+        PullUrl::Folder { authority, tls, base } => {
+            let way = match tls {
+                true => Way::Public(http_client::public_tls(settings.enrolment.ca_file.as_deref())?),
+                false => Way::Fleet(Guard::Loopback),
+            };
+            let folder = Folder::new(base.clone(), pull.region.clone(), Arc::clone(store));
+            (authority, way, settings.enrolment.token.as_deref(), Kind::Folder(folder))
+        }
+    };
+    Ok(Poll {
+        talk: HttpClient::new(authority, way.clone(), token),
+        content: HttpClient::new(authority, way, token),
+        kind,
+        interval: pull.interval,
+        jitter: pull.jitter,
+        credentials,
+        refusals: refusals.clone(),
+        wake: Notify::new(),
+        tag: std::sync::Mutex::new(None),
+        counts: Arc::default(),
+    })
+}
+
+/// A process that this one replaces may hold the address for a moment still.
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let mut tries = 0;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tries < BIND_TRIES => {
+                tries += 1;
+                tokio::time::sleep(BIND_AGAIN).await;
+            }
+            Err(source) => return Err(StartError::Bind { address, source }),
+        }
+    }
 }
 
 fn read_trust(path: &Path) -> Result<TrustRoot, StartError> {
@@ -382,28 +474,16 @@ fn unix_ms() -> i64 {
 const NAME_BYTES_MAX: usize = 128;
 /// Of the smallest config.
 const DEFAULT_PORT: u16 = 8080;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Longest wait between two attempts at an agent: asking it often costs little, and a restart is noticed soon.
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
+const BIND_TRIES: u32 = 30;
+const BIND_AGAIN: Duration = Duration::from_millis(100);
 /// For a command under way after a stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_agent_is_on_this_machine() {
-        let check = |text: &str| text.parse::<AgentAddress>();
-        assert_eq!(check("http://127.0.0.1:7444"), Ok(AgentAddress::Http("http://127.0.0.1:7444".into())));
-        assert_eq!(check("http://localhost:7444/"), Ok(AgentAddress::Http("http://localhost:7444".into())));
-        assert!(check("http://[::1]:7444").is_ok());
-        assert_eq!(check("unix:/run/agent.sock"), Ok(AgentAddress::Unix("/run/agent.sock".into())));
-        assert_eq!(check("unix:///run/agent.sock"), Ok(AgentAddress::Unix("/run/agent.sock".into())));
-        assert!(matches!(check("http://agent.example:7444"), Err(AddressError::Remote(_))));
-        for bad in ["", "unix:", "127.0.0.1:7444", "https://localhost:7444", "ftp://localhost"] {
-            assert!(matches!(check(bad), Err(AddressError::Malformed(_))), "{bad}");
-        }
-    }
 
     #[test]
     fn proxies_of_one_machine_are_told_apart_by_their_port() {

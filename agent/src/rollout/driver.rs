@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use sealane_model::ids::{Digest, ProxyId};
 use sealane_model::release::ChangeClass;
+use sealane_node::disk;
 use sealane_proto::{convert, v1};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::machine::{Action, Candidate, Cause, Desired, Input, Machine, Now, READY_MS, Seen, Target};
 use crate::clock;
-use crate::disk;
 use crate::ledger::{Ledger, LocalRollback, State};
 use crate::refusal::Refusals;
 use crate::settings::is_name;
@@ -326,6 +326,7 @@ impl Driver {
             grant: grant.map(|grant| grant.envelope().into()),
             drain: false,
             rehearse_digest: bytes(target.rehearse),
+            timestamp: None,
         };
         commands.send_replace(Some(Arc::new(desired)));
     }

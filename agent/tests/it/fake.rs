@@ -196,6 +196,7 @@ struct Served {
     token: Option<String>,
     /// Signs certificate requests.
     ca: Option<Issuer<'static, KeyPair>>,
+    ca_pem: String,
     enrolled: u32,
     /// Answered in place of the content.
     packed: HashMap<Digest, Vec<u8>>,
@@ -241,6 +242,7 @@ impl Authority {
             .client_auth_optional(true);
         let authority = Self::serve(SocketAddr::from(([127, 0, 0, 1], 0)), Some(tls)).await;
         authority.served.lock().unwrap().ca = Some(ca);
+        authority.served.lock().unwrap().ca_pem.clone_from(&ca_pem);
         (authority, ca_pem)
     }
 
@@ -354,7 +356,12 @@ impl AgentService for Service {
         asked.params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         asked.params.not_after = rcgen::date_time_ymd(2120, 1, 1);
         let certificate_pem = asked.signed_by(ca).unwrap().pem();
-        Ok(Response::new(v1::EnrolResponse { certificate_pem, ..v1::EnrolResponse::default() }))
+        let ca_pem = served.ca_pem.clone();
+        Ok(Response::new(v1::EnrolResponse { certificate_pem, ca_pem, ..v1::EnrolResponse::default() }))
+    }
+
+    async fn enrol_proxy(&self, _: Request<v1::EnrolProxyRequest>) -> Result<Response<v1::EnrolProxyResponse>, Status> {
+        Err(Status::unimplemented("no proxies enrol here"))
     }
 
     async fn subscribe(

@@ -1,9 +1,13 @@
 //! Authority ↔ agent.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::BoxStream;
+use rustls_pki_types::UnixTime;
 use sealane_model::ids::{AgentId, Digest};
+use sealane_node::keyring::Keyring;
+use sealane_node::member::{self, Member};
 use sealane_proto::v1;
 use sealane_proto::v1::agent_service_server::AgentService;
 use serde_json::json;
@@ -12,7 +16,9 @@ use tonic::{Code, Request, Response, Status};
 use super::caller;
 use super::status::status;
 use crate::app::App;
-use crate::auth::Role;
+use crate::auth::{Credentials, Role};
+use crate::fleet::is_name;
+use crate::pki;
 use crate::store::agent::AgentCertificate;
 use crate::store::audit::AuditEntry;
 use crate::subscribe::subscribe;
@@ -41,8 +47,8 @@ impl AgentService for Agents {
         caller.speaks_for(&request.agent_id, &request.region)?;
         let now_ms = app.clock.now_ms();
         let (agent, region) = (request.agent_id, request.region);
-        let issued =
-            app.ca.issue_agent(&request.certificate_request_pem, app.signer.fleet(), &agent, &region, now_ms)?;
+        let member = member(app, member::Role::Agent, &region, &agent);
+        let issued = app.ca.issue(&request.certificate_request_pem, &member, now_ms)?;
         let certificate = AgentCertificate {
             fingerprint: issued.fingerprint,
             agent: agent.clone(),
@@ -64,6 +70,49 @@ impl AgentService for Agents {
         app.store.commit(change).await?;
         app.auth.add_certificate(&certificate);
         Ok(Response::new(v1::EnrolResponse {
+            certificate_pem: issued.pem,
+            ca_pem: app.ca.pem().to_owned(),
+            not_after_unix_ms: i64::try_from(issued.not_after_ms).unwrap_or(i64::MAX),
+        }))
+    }
+
+    async fn enrol_proxy(
+        &self,
+        request: Request<v1::EnrolProxyRequest>,
+    ) -> Result<Response<v1::EnrolProxyResponse>, Status> {
+        let app = &self.0;
+        let agent = caller(&request)?;
+        let request = request.into_inner();
+        let region = agent.region.clone().unwrap_or_default();
+        if agent.agent.is_none() || !is_name(&region) || !is_name(&request.proxy_id) {
+            let message = "only an agent with a certificate enrols proxies, by a valid `proxy_id`";
+            return Err(status(Code::FailedPrecondition, "NOT_ENROLLED", message));
+        }
+        let now_ms = app.clock.now_ms();
+        let member = member(app, member::Role::Proxy, &region, &request.proxy_id);
+        let by = if request.token.is_empty() {
+            renews(app, &request, &member, now_ms)?;
+            "renewal".to_owned()
+        } else {
+            let credentials = Credentials { bearer: Some(&request.token), certificate: None };
+            let token = app.auth.of_token(&credentials, now_ms, Role::Proxy)?;
+            if token.region.as_deref() != Some(region.as_str()) {
+                let message = format!("the proxy's token is not for region `{region}`, its agent's");
+                return Err(status(Code::PermissionDenied, "OTHER_REGION", message));
+            }
+            token.name
+        };
+        let issued = app.ca.issue(&request.certificate_request_pem, &member, now_ms)?;
+        let entry = AuditEntry {
+            at_ms: now_ms,
+            actor: agent.name,
+            action: "enrol_proxy",
+            subject: request.proxy_id,
+            digest: Some(issued.fingerprint),
+            detail: json!({ "region": region, "by": by }),
+        };
+        app.audit(&entry).await?;
+        Ok(Response::new(v1::EnrolProxyResponse {
             certificate_pem: issued.pem,
             ca_pem: app.ca.pem().to_owned(),
             not_after_unix_ms: i64::try_from(issued.not_after_ms).unwrap_or(i64::MAX),
@@ -147,6 +196,32 @@ impl AgentService for Agents {
         let rows = self.0.store.audit_after(after, PROOF_ENTRIES_MAX).await?;
         let entries = rows.iter().map(|row| row.entry().digest().to_vec()).collect();
         Ok(Response::new(v1::GetAuditProofResponse { found: true, entries }))
+    }
+}
+
+fn member(app: &App, role: member::Role, region: &str, id: &str) -> Member {
+    Member { fleet: app.signer.fleet().0.clone(), region: region.to_owned(), role, id: id.to_owned() }
+}
+
+/// A proxy renews the certificate that it holds: of this CA, of that proxy, not over, and the request signed with its key.
+/// The agent in between cannot make such a request.
+fn renews(app: &App, request: &v1::EnrolProxyRequest, asked: &Member, now_ms: u64) -> Result<(), Status> {
+    let refused = |message: String| status(Code::PermissionDenied, "NOT_RENEWABLE", message);
+    if request.renews.is_empty() {
+        let message = "a proxy enrols with a token of role proxy (`sealane token create --role proxy`)";
+        return Err(status(Code::Unauthenticated, "NO_TOKEN", message));
+    }
+    let keyring = Keyring::new(&asked.fleet);
+    keyring.trust(app.ca.pem()).map_err(|error| status(Code::Internal, "CERTIFICATE_FAILED", error.to_string()))?;
+    let chain = [request.renews.clone().into()];
+    let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
+    let (held, _) = keyring.judge(&chain, now).map_err(|stranger| refused(stranger.to_string()))?;
+    if held != *asked {
+        return Err(refused(format!("the certificate to renew belongs to {held}, not {asked}")));
+    }
+    match pki::is_of_key(&request.certificate_request_pem, &request.renews)? {
+        true => Ok(()),
+        false => Err(refused("the request is not signed with the key of the certificate to renew".to_owned())),
     }
 }
 

@@ -109,12 +109,14 @@ impl FleetService for Fleet {
             bad(format!("there is no role `{}`; there are {known}", request.role.chars().take(40).collect::<String>()))
         })?;
         match (role, request.region.is_empty()) {
-            (Role::Agent, true) => return Err(bad("an agent's token needs the `region` that it enrols in".into())),
-            (Role::Agent, false) if !is_name(&request.region) => {
+            (Role::Agent | Role::Proxy, true) => {
+                return Err(bad(format!("a token of role {} needs the `region` that it enrols in", role.as_str())));
+            }
+            (Role::Agent | Role::Proxy, false) if !is_name(&request.region) => {
                 return Err(bad("`region` is not a valid name: 1 to 128 of A-Z a-z 0-9 . _ : -".into()));
             }
-            (Role::Agent, false) | (_, true) => {}
-            (_, false) => return Err(bad("only an agent's token has a `region`".into())),
+            (Role::Agent | Role::Proxy, false) | (_, true) => {}
+            (_, false) => return Err(bad("only tokens of agents and proxies have a `region`".into())),
         }
         if request.comment.chars().count() > COMMENT_MAX {
             return Err(bad(format!("`comment` has more than {COMMENT_MAX} characters")));

@@ -86,6 +86,58 @@ async fn an_agent_enrols_and_then_its_certificate_is_what_counts() {
     assert_eq!(last.unwrap().state(), RolloutState::Completed);
 }
 
+fn proxy_request(id: &str, key: &KeyPair, token: &str, renews: &[u8]) -> v1::EnrolProxyRequest {
+    let request = CertificateParams::new(vec!["forged.example".into()]).unwrap().serialize_request(key).unwrap();
+    v1::EnrolProxyRequest {
+        proxy_id: id.into(),
+        certificate_request_pem: request.pem().unwrap(),
+        token: token.into(),
+        renews: renews.to_vec(),
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_enrols_through_its_agent_with_a_token_of_its_region_and_renews_with_its_key_alone() {
+    let running = with_tls().await;
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(wire(&running, &running.token, None));
+    let mut token = async |role: &str, region: &str| {
+        let request = v1::CreateTokenRequest { role: role.into(), region: region.into(), ..Default::default() };
+        fleet.create_token(request).await.unwrap().into_inner().text
+    };
+    let (agents, ours, theirs) = (token("agent", "eu").await, token("proxy", "eu").await, token("proxy", "us").await);
+    let agent = enrol(&running, &agents, "a", "eu").await.unwrap();
+    let mut client = AgentServiceClient::new(wire(&running, "", Some(agent)));
+    let key = KeyPair::generate().unwrap();
+    for (bad, code) in [
+        ("", Code::Unauthenticated),
+        ("sealane_wrong", Code::Unauthenticated),
+        (agents.as_str(), Code::PermissionDenied),
+        (running.token.as_str(), Code::PermissionDenied),
+        (theirs.as_str(), Code::PermissionDenied),
+    ] {
+        assert_eq!(client.enrol_proxy(proxy_request("p", &key, bad, &[])).await.unwrap_err().code(), code);
+    }
+    let answer = client.enrol_proxy(proxy_request("p", &key, &ours, &[])).await.unwrap().into_inner();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(answer.certificate_pem.as_bytes()).unwrap();
+    let said = format!("{:?}", pem.parse_x509().unwrap().subject_alternative_name().unwrap().unwrap());
+    assert!(said.contains("region/eu/proxy/p") && !said.contains("forged"), "{said}");
+
+    // The certificate is no secret: without its key it renews nothing, and it renews nobody else.
+    let thief = KeyPair::generate().unwrap();
+    for (id, key) in [("p", &thief), ("q", &key)] {
+        let refused = client.enrol_proxy(proxy_request(id, key, "", &pem.contents)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    }
+    let again = client.enrol_proxy(proxy_request("p", &key, "", &pem.contents)).await.unwrap().into_inner();
+    assert!(again.not_after_unix_ms >= answer.not_after_unix_ms);
+    // A token for proxies is good for nothing else, and a proxy's certificate is none of an agent's.
+    let proxy = Identity::from_pem(answer.certificate_pem, key.serialize_pem());
+    for wire in [wire(&running, &ours, None), wire(&running, "", Some(proxy))] {
+        let refused = AgentServiceClient::new(wire).subscribe(hello("a", "eu")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_of_another_authority_is_worth_nothing() {
     let ours = with_tls().await;

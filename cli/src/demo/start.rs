@@ -7,7 +7,7 @@ use std::path::Path;
 use sealane_model::config::{AccessSink, ListenAddress};
 use sealane_model::plan::{GatePlan, Plan, StagePlan};
 use sealane_proto::v1;
-use sealane_proxy::control::{self, AgentAddress, ControlSettings};
+use sealane_proxy::control::{self, AgentAddress, ControlSettings, Enrolment, Source};
 use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::ListenFlag;
 use tokio::time::{Duration, Instant};
@@ -102,7 +102,8 @@ pub(super) async fn fleet(directory: &Path, printer: &Printer) -> Result<Fleet, 
             let id = format!("{region}-{}", 1 + usize::from(place) % PROXIES_PER_AGENT);
             let settings = ControlSettings {
                 id: Some(id.clone()),
-                agent: AgentAddress::Http(format!("http://{}", agent.grpc_addr())),
+                source: Source::Agent(AgentAddress::Http(agent.grpc_addr().to_string())),
+                enrolment: Enrolment::default(),
                 trust: directory.join("authority/trust.json"),
                 data: directory.join(format!("proxy-{id}")),
             };

@@ -2,6 +2,7 @@
 
 mod cold_start;
 mod disasters;
+mod distribution;
 mod faults;
 mod manifests;
 mod monitoring;

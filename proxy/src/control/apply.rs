@@ -15,24 +15,24 @@ use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{Problem, Severity};
 use sealane_model::release::{Floor, VerifiedRelease};
 use sealane_model::verify::VerifyError;
+use sealane_node::backoff::Backoff;
+use sealane_node::blobs::Blobs;
+use sealane_node::disk::{self, DiskError};
 use sealane_proto::v1;
 use thiserror::Error;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::Channel;
 
-use super::backoff::Backoff;
-use super::blobs::Blobs;
+use super::BACKOFF_LAST;
 use super::cold_start;
 use super::command::{self, Command, CommandError, Newest};
-use super::disk::{self, DiskError};
-use super::link;
 use super::refusal::Refusals;
 use super::sandbox::{self, Base, Sandboxes};
 use super::state::{Kept, State};
 use super::store::{OpenError, Store, open_from};
 use super::unix_ms;
+use super::uplink::{FetchError, Uplink};
 use crate::files::{self, Stamps};
 use crate::proxy::{Prepared, Proxy, RevisionTag};
 
@@ -41,7 +41,7 @@ use crate::proxy::{Prepared, Proxy, RevisionTag};
 pub(crate) struct Applier {
     pub(crate) proxy: Proxy,
     pub(crate) store: Arc<Mutex<Store>>,
-    pub(crate) channel: Channel,
+    pub(crate) uplink: Uplink,
     pub(crate) refusals: Refusals,
     pub(crate) status: watch::Sender<v1::ProxyStatus>,
     pub(crate) drain: watch::Sender<bool>,
@@ -124,7 +124,7 @@ enum ApplyError {
         what: &'static str,
         digest: Digest,
         #[source]
-        source: Box<tonic::Status>,
+        source: Box<FetchError>,
     },
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -142,7 +142,7 @@ impl From<OpenError> for ApplyError {
 impl Applier {
     /// Carries out whatever is newest, until `cancel`.
     pub(crate) async fn run(mut self, mut commands: Commands, cancel: CancellationToken) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF_LAST);
         let mut files = Watched::default();
         loop {
             // Sandbox routes wait for no rollout: they come first, also between two parts of a command.
@@ -160,9 +160,9 @@ impl Applier {
                     None
                 }
                 Outcome::Refused => Some(REFUSED_AGAIN),
-                Outcome::Failed => Some(backoff.next()),
+                Outcome::Failed => Some(backoff.wait()),
             };
-            let again = if self.sandbox_again { again.or_else(|| Some(backoff.next())) } else { again };
+            let again = if self.sandbox_again { again.or_else(|| Some(backoff.wait())) } else { again };
             let wait = async {
                 match again {
                     Some(after) => tokio::time::sleep(after).await,
@@ -292,7 +292,7 @@ impl Applier {
                 self.sandbox_offers.mark_changed();
                 return Ok(false);
             }
-            fetched = complete(release, &blobs, &self.channel) => fetched?,
+            fetched = complete(release, &blobs, &self.uplink) => fetched?,
         };
         let (bundle, all) = fetched;
         self.keep(release, all, command).await?;
@@ -356,7 +356,7 @@ impl Applier {
         let verified = sandbox::verify(self.store.lock().await.state(), offer)?;
         let Some(verified) = verified else { return Ok(()) };
         let blobs = self.store.lock().await.blobs().clone();
-        let (bundle, all) = complete(&verified.release, &blobs, &self.channel).await?;
+        let (bundle, all) = complete(&verified.release, &blobs, &self.uplink).await?;
         let next = self.sandboxes.open(&bundle)?;
         let store = Arc::clone(&self.store).lock_owned().await;
         let mut state = store.state().clone();
@@ -441,6 +441,9 @@ impl Applier {
         take_roots(&mut next, command);
         next.generation = command.generation;
         next.command = Some(command.digest);
+        if let Some(timestamp) = &command.timestamp {
+            next.timestamp = Some(timestamp.clone());
+        }
         let good = |digest: &Digest| serving == Some(*digest) || self.prepared.contains_key(digest);
         if let Some(last_good) = command.last_good.filter(good) {
             next.set_last_good(last_good);
@@ -607,12 +610,12 @@ async fn change(mut store: OwnedMutexGuard<Store>, next: State) -> Result<(), Di
 async fn complete(
     release: &VerifiedRelease,
     blobs: &Blobs,
-    channel: &Channel,
+    uplink: &Uplink,
 ) -> Result<(VerifiedBundle, Vec<Digest>), ApplyError> {
     let digest = release.release().manifest_digest;
     let manifest = match blobs.read(&digest)? {
         Some(bytes) => bytes,
-        None => fetch("manifest", digest, channel).await?,
+        None => fetch("manifest", digest, uplink).await?,
     };
     let chunks = release.open_manifest(&manifest)?.chunks();
     blobs.write(&manifest)?;
@@ -621,7 +624,7 @@ async fn complete(
     let missing: Vec<Digest> = chunks.iter().copied().filter(|digest| !is_whole(digest)).collect();
     stream::iter(missing)
         .map(|digest| async move {
-            let content = fetch("chunk", digest, channel).await?;
+            let content = fetch("chunk", digest, uplink).await?;
             blobs.write(&content).map(drop).map_err(ApplyError::from)
         })
         .buffer_unordered(CHUNKS_AT_ONCE)
@@ -633,12 +636,9 @@ async fn complete(
     Ok((bundle, all))
 }
 
-async fn fetch(what: &'static str, digest: Digest, channel: &Channel) -> Result<Vec<u8>, ApplyError> {
-    let mut request = tonic::Request::new(v1::FetchChunkRequest { digest: digest.to_vec() });
-    request.set_timeout(FETCH_TIMEOUT);
-    let answer = link::client(channel).fetch_chunk(request).await;
-    let content =
-        answer.map_err(|status| ApplyError::Fetch { what, digest, source: Box::new(status) })?.into_inner().content;
+async fn fetch(what: &'static str, digest: Digest, uplink: &Uplink) -> Result<Vec<u8>, ApplyError> {
+    let content = uplink.fetch(digest).await;
+    let content = content.map_err(|source| ApplyError::Fetch { what, digest, source: Box::new(source) })?;
     let actual = Digest::of(&content);
     if actual != digest {
         return Err(VerifyError::WrongDigest { what, expected: digest, actual }.into());
@@ -648,8 +648,6 @@ async fn fetch(what: &'static str, digest: Digest, channel: &Channel) -> Result<
 
 /// Chunks under way at a time.
 const CHUNKS_AT_ONCE: usize = 8;
-/// For one chunk or manifest.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
 /// What was refused is looked at again after this, unless another command comes: a file that was missing may be there.
 const REFUSED_AGAIN: Duration = Duration::from_secs(15);
 /// Routes that end closer together end together.

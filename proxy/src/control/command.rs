@@ -7,6 +7,7 @@ use prost::Message;
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::{Digest, ProxyId};
 use sealane_model::release::{Partition, VerifiedRelease};
+use sealane_model::timestamp::VerifiedTimestamp;
 use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use sealane_proto::v1;
@@ -27,6 +28,8 @@ pub(crate) struct Command {
     pub(crate) active: Option<Digest>,
     pub(crate) last_good: Option<Digest>,
     pub(crate) drain: bool,
+    /// Not older than what was seen.
+    pub(crate) timestamp: Option<VerifiedTimestamp>,
     /// To start from disk once more.
     pub(crate) rehearse: Option<Digest>,
 }
@@ -75,6 +78,11 @@ pub(crate) fn verify(
     check_generation(state, newest, desired.generation, digest)?;
     let roots = chain::follow(&state.roots, desired.roots.iter().map(Envelope::from))?;
     let trust = roots.last().unwrap_or_else(|| state.trust());
+    let seen = state.timestamp.as_ref().map(VerifiedTimestamp::timestamp);
+    let timestamp = desired.timestamp.as_ref().map(|one| trust.verify_timestamp(&Envelope::from(one), seen));
+    let timestamp = timestamp.transpose()?;
+    let sequence_min =
+        timestamp.as_ref().map(VerifiedTimestamp::timestamp).or(seen).map_or(0, |one| one.grant_sequence_min);
     let mut releases = verify_releases(state, trust, &desired.releases)?;
     let active = named(&desired.active_digest)?;
     let last_good = named(&desired.last_good_digest)?;
@@ -86,13 +94,13 @@ pub(crate) fn verify(
     if let (Some(grant), Some(active)) = (&desired.grant, active) {
         let release = releases.iter().find(|release| release.digest() == active).expect("carried, checked above");
         let now = (serving != Some(active)).then_some(now_unix_ms);
-        verify_grant(trust, &state.id, release, grant, now)?;
+        verify_grant(trust, &state.id, release, grant, sequence_min, now)?;
     }
     // Going back to what is kept waits for nothing; anything new is taken in in order, so that the floor rises in order.
     let at_once = |digest: Digest| Some(digest) == active && state.kept.contains_key(&digest);
     releases.sort_by_key(|release| !at_once(release.digest()));
     let (generation, drain) = (desired.generation, desired.drain);
-    Ok(Command { generation, digest, roots, releases, active, last_good, drain, rehearse })
+    Ok(Command { generation, digest, roots, releases, active, last_good, drain, timestamp, rehearse })
 }
 
 fn check_generation(state: &State, newest: Newest, offered: u64, digest: Digest) -> Result<(), CommandError> {
@@ -142,11 +150,13 @@ fn verify_grant(
     id: &str,
     release: &VerifiedRelease,
     envelope: &v1::Envelope,
+    sequence_min: u64,
     now_unix_ms: Option<i64>,
 ) -> Result<(), VerifyError> {
     let verified = trust.verify_grant(&Envelope::from(envelope))?;
     let grant = verified.grant();
-    grant.check_for(release, 0)?; // which sequences are void is the agent's to know: it has the timestamp
+    // Which sequences are void the agent knows, that has the timestamp; without an agent this proxy has it.
+    grant.check_for(release, sequence_min)?;
     let proxy = ProxyId(id.to_owned());
     if !grant.regions.iter().any(|region| grant.covers(&proxy, region)) {
         return Err(VerifyError::GrantRefused { why: "it does not cover this proxy" });

@@ -6,28 +6,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sealane_node::backoff::Backoff;
+use sealane_node::disk;
 use sealane_proto::v1;
-use sealane_proto::v1::proxy_control_service_client::ProxyControlServiceClient;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
-use super::backoff::Backoff;
-use super::disk;
-
-/// The client of the agent's `ProxyControlService`.
-pub(crate) type Client = ProxyControlServiceClient<Channel>;
-
-/// A client that takes manifests.
-pub(crate) fn client(channel: &Channel) -> Client {
-    ProxyControlServiceClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX)
-}
+use super::BACKOFF_LAST;
+use super::uplink::{AgentLink, Uplink};
 
 /// Keeps a stream to the agent open.
 #[derive(Debug)]
 pub(crate) struct Stream {
-    pub(crate) channel: Channel,
+    pub(crate) link: Arc<AgentLink>,
     /// What to say when attaching; the generation is the newest at that moment.
     pub(crate) hello: v1::AttachRequest,
     pub(crate) status: watch::Receiver<v1::ProxyStatus>,
@@ -41,7 +33,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Keeps it open until `cancel`.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        let mut backoff = Backoff::new();
+        let mut backoff = Backoff::new(BACKOFF_LAST);
         let mut told = String::new();
         loop {
             tokio::select! {
@@ -56,16 +48,19 @@ impl Stream {
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = tokio::time::sleep(backoff.next()) => {}
+                () = tokio::time::sleep(backoff.wait()) => {}
             }
         }
     }
 
     /// One stream, from the hello to its end; says why it ended.
     async fn follow(&self, backoff: &mut Backoff) -> String {
+        if let Err(error) = self.link.enrol().await {
+            return disk::chain(&error);
+        }
         let generation = self.status.borrow().generation.max(self.hello.generation);
         let hello = v1::AttachRequest { generation, ..self.hello.clone() };
-        let mut stream = match timeout(STREAM_TIMEOUT, client(&self.channel).attach(hello)).await {
+        let mut stream = match timeout(STREAM_TIMEOUT, self.link.client().attach(hello)).await {
             Ok(Ok(answer)) => answer.into_inner(),
             Ok(Err(status)) => return disk::chain(&status),
             Err(_) => return "it does not answer".to_owned(),
@@ -89,6 +84,9 @@ impl Stream {
                 }
                 Some(v1::attach_response::Event::Beacon(_)) | None => {}
             }
+            if self.link.renewal_is_due() {
+                return "the certificate for this proxy is due for renewal".to_owned();
+            }
         }
     }
 }
@@ -96,7 +94,7 @@ impl Stream {
 /// Tells the agent what is, at once on a change and at least every second while attached.
 #[derive(Debug)]
 pub(crate) struct Observer {
-    pub(crate) channel: Channel,
+    pub(crate) uplink: Uplink,
     pub(crate) status: watch::Receiver<v1::ProxyStatus>,
     pub(crate) attached: watch::Receiver<bool>,
     /// Fills in what is measured at this moment.
@@ -132,17 +130,12 @@ impl Observer {
     /// One observation; `false` when it did not arrive.
     pub(crate) async fn observe(&self) -> bool {
         let status = self.measure.fill(self.status.borrow().clone());
-        let mut client = client(&self.channel);
-        let request = v1::ObserveRequest { status: Some(status) };
-        matches!(timeout(CALL_TIMEOUT, client.observe(request)).await, Ok(Ok(_)))
+        self.uplink.observe(status).await
     }
 }
 
-/// A manifest has at most 8 MiB; the rest is for its frame.
-const MESSAGE_BYTES_MAX: usize = 9 << 20;
 /// Beacons come every 5 s; two and a half of them missed end a stream.
 const STREAM_TIMEOUT: Duration = Duration::from_millis(12_500);
-const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Observations are due this often.
 const EVERY: Duration = Duration::from_secs(1);
 /// Changes closer together go in one observation.

@@ -1,18 +1,24 @@
 //! What the control side counts, as Prometheus text beside the data plane's own.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sealane_proto::v1;
 use tokio::sync::watch;
 
+use super::poll::Counts;
 use super::refusal::Refusals;
 
-/// Where the numbers come from. Holds no part of the data plane, which holds this.
+/// Where the numbers come from. Holds no part of the data plane, which holds this, and nothing that a
+/// stopped control side must let go of (the state directory, a listener).
 #[derive(Debug)]
 pub(super) struct ControlMetrics {
     pub(super) status: watch::Receiver<v1::ProxyStatus>,
     pub(super) attached: watch::Receiver<bool>,
     pub(super) refusals: Refusals,
+    /// Of a proxy that polls.
+    pub(super) polls: Option<Arc<Counts>>,
 }
 
 impl ControlMetrics {
@@ -37,6 +43,19 @@ impl ControlMetrics {
         let refused = self.refusals.counts().into_iter().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count));
         let help = "Commands and content refused, by code.";
         family("sealane_proxy_refused_bundles_total", "counter", help, refused.collect());
+        if let Some(counts) = &self.polls {
+            let count =
+                |result: &str, count: &AtomicU64| (format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));
+            let polls = vec![
+                count("changed", &counts.changed),
+                count("unchanged", &counts.unchanged),
+                count("failed", &counts.failed),
+            ];
+            family("sealane_proxy_polls_total", "counter", "Polls of an agent or a folder.", polls);
+            let last = u64::try_from(counts.last_success_unix_ms.load(Ordering::Relaxed) / 1000).unwrap_or(0);
+            let help = "Unix time of the last poll that was answered; 0: none yet.";
+            family("sealane_proxy_poll_last_success_timestamp_seconds", "gauge", help, one(last));
+        }
         text
     }
 }

@@ -18,6 +18,11 @@ impl Refusals {
         *self.lock().entry(code).or_default() += 1;
     }
 
+    /// Counts one that its caller tells.
+    pub(crate) fn add(&self, code: &'static str) {
+        *self.lock().entry(code).or_default() += 1;
+    }
+
     /// By code.
     pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
         self.lock().iter().map(|(code, count)| (*code, *count)).collect()

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use sealane_model::envelope::Envelope;
 use sealane_model::ids::{Digest, Epoch, FleetId, Revision};
 use sealane_model::release::{Floor, VerifiedRelease};
+use sealane_model::timestamp::VerifiedTimestamp;
 use sealane_model::trust::{TrustRoot, chain};
 use sealane_model::verify::VerifyError;
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub(crate) struct State {
     /// The newest revision of the sandbox partition, and that partition's floor.
     pub(crate) sandbox: Option<Kept>,
     pub(crate) sandbox_floor: Option<Floor>,
+    /// The newest timestamp document, where no agent stands in between.
+    pub(crate) timestamp: Option<VerifiedTimestamp>,
     /// The newest command that was carried out, and the digest of its bytes.
     pub(crate) generation: u64,
     pub(crate) command: Option<Digest>,
@@ -63,6 +66,7 @@ impl State {
             floor: None,
             sandbox: None,
             sandbox_floor: None,
+            timestamp: None,
             generation: 0,
             command: None,
             kept: BTreeMap::new(),
@@ -130,6 +134,7 @@ impl State {
             floor: self.floor.as_ref().map(floor_record),
             sandbox: self.sandbox.as_ref().map(kept_record),
             sandbox_floor: self.sandbox_floor.as_ref().map(floor_record),
+            timestamp: self.timestamp.as_ref().map(|timestamp| json(timestamp.envelope())),
             ring: self.ring.iter().map(Digest::to_string).collect(),
             roots: self.roots.iter().map(|root| json(root.envelope())).collect(),
             kept: self.kept.values().map(kept_record).collect(),
@@ -174,6 +179,8 @@ struct Record {
     sandbox: Option<KeptRecord>,
     #[serde(default)]
     sandbox_floor: Option<FloorRecord>,
+    #[serde(default)]
+    timestamp: Option<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -208,6 +215,10 @@ fn restore(record: Record) -> Result<State, StateError> {
     }
     state.sandbox = record.sandbox.as_ref().map(|entry| restore_kept(&roots, entry)).transpose()?;
     state.sandbox_floor = record.sandbox_floor.as_ref().map(restore_floor).transpose()?;
+    if let Some(value) = &record.timestamp {
+        let envelope = envelope(value)?;
+        state.timestamp = Some(chain::verify_kept(&roots, |root| root.verify_timestamp(&envelope, None))?);
+    }
     state.roots = roots;
     state.generation = record.generation;
     state.command = record.command.as_deref().map(digest).transpose()?;

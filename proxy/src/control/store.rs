@@ -10,10 +10,10 @@ use sealane_model::ids::Digest;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::trust::TrustRoot;
 use sealane_model::verify::VerifyError;
+use sealane_node::blobs::Blobs;
+use sealane_node::disk::{self, DiskError};
 use thiserror::Error;
 
-use super::blobs::Blobs;
-use super::disk::{self, DiskError};
 use super::state::{State, StateError};
 
 /// The state directory.

@@ -90,15 +90,7 @@ impl TlsLive {
 
     /// The system's CA certificates, read once; empty if there are none.
     pub(crate) fn system_roots(&self) -> Arc<RootCertStore> {
-        Arc::clone(self.system_roots.get_or_init(|| {
-            let mut roots = RootCertStore::empty();
-            let named = std::env::var("SSL_CERT_FILE").ok();
-            let files = named.iter().map(String::as_str).chain(ROOT_FILES.iter().copied());
-            if let Some(found) = files.filter_map(|file| CertificateDer::pem_file_iter(file).ok()).next() {
-                roots.add_parsable_certificates(found.flatten());
-            }
-            Arc::new(roots)
-        }))
+        Arc::clone(self.system_roots.get_or_init(|| Arc::new(system_roots())))
     }
 
     /// Tickets and sessions; new ones when the client CA or mode changed, so that nobody resumes past it.
@@ -115,6 +107,17 @@ impl TlsLive {
         *kept = Some(resumption.clone());
         Ok(resumption)
     }
+}
+
+/// The system's CA certificates, as they are now; empty if there are none.
+pub(crate) fn system_roots() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let named = std::env::var("SSL_CERT_FILE").ok();
+    let files = named.iter().map(String::as_str).chain(ROOT_FILES.iter().copied());
+    if let Some(found) = files.filter_map(|file| CertificateDer::pem_file_iter(file).ok()).next() {
+        roots.add_parsable_certificates(found.flatten());
+    }
+    roots
 }
 
 /// Where systems keep their CA certificates.

@@ -18,7 +18,7 @@ use sealane_model::release::{ChangeClass, Partition, Release, SCHEMA};
 use sealane_model::trust::{Role, RootDocument, RootKey, TrustRoot};
 use sealane_proto::v1;
 use sealane_proto::v1::proxy_control_service_server::{ProxyControlService, ProxyControlServiceServer};
-use sealane_proxy::control::{AgentAddress, Control, ControlSettings, attach};
+use sealane_proxy::control::{AgentAddress, Control, ControlSettings, Enrolment, Source, attach};
 use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::Settings;
 use tokio::net::TcpListener;
@@ -235,6 +235,10 @@ impl ProxyControlService for Service {
         Ok(Response::new(v1::ObserveResponse {}))
     }
 
+    async fn enrol_proxy(&self, _: Request<v1::EnrolProxyRequest>) -> Result<Response<v1::EnrolProxyResponse>, Status> {
+        Err(Status::unimplemented("no proxies enrol here"))
+    }
+
     async fn fetch_chunk(
         &self,
         request: Request<v1::FetchChunkRequest>,
@@ -252,7 +256,8 @@ pub(crate) fn settings(directory: &Path, fleet: &Fleet, address: SocketAddr) -> 
     std::fs::write(&trust, fleet.root.to_json()).unwrap();
     ControlSettings {
         id: Some("p1".into()),
-        agent: AgentAddress::Http(format!("http://{address}")),
+        source: Source::Agent(AgentAddress::Http(address.to_string())),
+        enrolment: Enrolment::default(),
         trust,
         data: directory.join("proxy"),
     }

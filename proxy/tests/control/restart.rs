@@ -37,7 +37,8 @@ async fn it_goes_on_above_the_generation_it_knew_and_ignores_older_commands() {
     let mut agent = Agent::start().await;
     agent.hold(&first);
     agent.hold(&second);
-    settings.agent = sealane_proxy::control::AgentAddress::Http(format!("http://{}", agent.address));
+    settings.source =
+        sealane_proxy::control::Source::Agent(sealane_proxy::control::AgentAddress::Http(agent.address.to_string()));
     agent.command(command(6, &[&second], &second));
     let (proxy, control) = start(settings).await;
     let status = agent.status("an observation", |_| true).await;

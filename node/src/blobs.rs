@@ -9,24 +9,24 @@ use std::path::{Path, PathBuf};
 
 use sealane_model::ids::Digest;
 
-use super::disk::{self, DiskError};
+use crate::disk::{self, DiskError};
 
 /// The blobs of one state directory.
 #[derive(Clone, Debug)]
-pub(crate) struct Blobs {
+pub struct Blobs {
     directory: PathBuf,
 }
 
 impl Blobs {
     /// Opens (or makes) `directory`.
-    pub(crate) fn open(directory: &Path) -> Result<Self, DiskError> {
+    pub fn open(directory: &Path) -> Result<Self, DiskError> {
         disk::create_dir(directory)?;
         disk::sweep(directory)?;
         Ok(Self { directory: directory.to_owned() })
     }
 
     /// The blob; `None` when it is missing or damaged.
-    pub(crate) fn read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, DiskError> {
+    pub fn read(&self, digest: &Digest) -> Result<Option<Vec<u8>>, DiskError> {
         let path = self.path(digest);
         let Some(bytes) = disk::read(&path)? else { return Ok(None) };
         if Digest::of(&bytes) == *digest {
@@ -38,12 +38,12 @@ impl Blobs {
     }
 
     /// Whether a file of that name is there; its content is looked at when it is read.
-    pub(crate) fn has(&self, digest: &Digest) -> bool {
+    pub fn has(&self, digest: &Digest) -> bool {
         self.path(digest).is_file()
     }
 
     /// Keeps `bytes`; gives their digest.
-    pub(crate) fn write(&self, bytes: &[u8]) -> Result<Digest, DiskError> {
+    pub fn write(&self, bytes: &[u8]) -> Result<Digest, DiskError> {
         let digest = Digest::of(bytes);
         if !self.has(&digest) {
             disk::write_atomic(&self.path(&digest), bytes)?;
@@ -52,7 +52,7 @@ impl Blobs {
     }
 
     /// Removes every blob that is not in `keep`.
-    pub(crate) fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), DiskError> {
+    pub fn retain(&self, keep: &BTreeSet<Digest>) -> Result<(), DiskError> {
         let failed = |source| DiskError::new("list", &self.directory, source);
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
             let entry = entry.map_err(failed)?;

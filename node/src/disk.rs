@@ -1,7 +1,6 @@
 //! Durable files: a file is either the old one or the whole new one, also after a power cut.
 //!
-//! It does not know what it writes. Everything here blocks; callers are on a blocking thread. The agent has its own copy:
-//! neither crate depends on the other, and the model does no I/O.
+//! It does not know what it writes. Everything here blocks; callers are on a blocking thread.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -26,13 +25,13 @@ pub struct DiskError {
 
 impl DiskError {
     /// An error of `doing` something to `path`.
-    pub(crate) fn new(doing: &'static str, path: &Path, source: io::Error) -> Self {
+    pub fn new(doing: &'static str, path: &Path, source: io::Error) -> Self {
         Self { doing, path: path.to_owned(), source }
     }
 }
 
 /// Makes a directory (and those above it) that only its owner can read.
-pub(crate) fn create_dir(path: &Path) -> Result<(), DiskError> {
+pub fn create_dir(path: &Path) -> Result<(), DiskError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -41,7 +40,7 @@ pub(crate) fn create_dir(path: &Path) -> Result<(), DiskError> {
 }
 
 /// Writes a temporary file beside `path`, syncs it, renames it over `path`, syncs the directory. Mode 0600.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DiskError> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -68,7 +67,7 @@ fn sync_parent(path: &Path) -> Result<(), DiskError> {
 }
 
 /// Removes temporary files that a crash left in `directory`.
-pub(crate) fn sweep(directory: &Path) -> Result<(), DiskError> {
+pub fn sweep(directory: &Path) -> Result<(), DiskError> {
     let failed = |source| DiskError::new("list", directory, source);
     for entry in fs::read_dir(directory).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -80,7 +79,7 @@ pub(crate) fn sweep(directory: &Path) -> Result<(), DiskError> {
 }
 
 /// The file's bytes; `None` when there is no such file.
-pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -89,7 +88,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
 }
 
 /// An error with its causes, for logs and alarms.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -4,23 +4,26 @@ use std::time::Duration;
 
 /// Growing waits.
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     attempt: u32,
+    last: Duration,
 }
 
 impl Backoff {
-    pub(crate) fn new() -> Self {
-        Self { attempt: 0 }
+    /// Waits that grow up to `last`.
+    #[must_use]
+    pub fn new(last: Duration) -> Self {
+        Self { attempt: 0, last }
     }
 
     /// Starts over after a success.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.attempt = 0;
     }
 
-    /// The next wait: evenly between 0 and a bound that doubles from [`FIRST`] to [`LAST`].
-    pub(crate) fn next(&mut self) -> Duration {
-        let bound = FIRST.saturating_mul(1 << self.attempt.min(10)).min(LAST);
+    /// The next wait: evenly between 0 and a bound that doubles from [`FIRST`] to the last.
+    pub fn wait(&mut self) -> Duration {
+        let bound = FIRST.saturating_mul(1 << self.attempt.min(10)).min(self.last);
         self.attempt = self.attempt.saturating_add(1);
         // Without entropy everyone waits the bound.
         let share = getrandom::u32().map_or(1.0, |random| f64::from(random) / f64::from(u32::MAX));
@@ -29,7 +32,6 @@ impl Backoff {
 }
 
 const FIRST: Duration = Duration::from_millis(200);
-const LAST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -37,9 +39,10 @@ mod tests {
 
     #[test]
     fn waits_stay_below_a_bound_that_grows_and_ends() {
-        let mut backoff = Backoff::new();
+        let last = Duration::from_secs(10);
+        let mut backoff = Backoff::new(last);
         for attempt in 0..50 {
-            assert!(backoff.next() <= FIRST.saturating_mul(1 << attempt.min(10)).min(LAST));
+            assert!(backoff.wait() <= FIRST.saturating_mul(1 << attempt.min(10)).min(last));
         }
     }
 }
