@@ -117,7 +117,7 @@ async fn run(mut dice: Dice, length: Duration, pair: Option<[Fault; 2]>) -> anyh
     let origins = [Origin::start("one").await, Origin::start("two").await];
     let (broken, slow) = (Origin::start("broken").await, Origin::start("slow").await);
     broken.answer(500);
-    slow.delay(Duration::from_millis(250));
+    slow.delay(Duration::from_millis(50));
     let directory = TempDir::new()?;
     let authority_disk = SmallDisk::mount(&directory.path().join("authority"));
     let agent_disk = SmallDisk::mount(&directory.path().join("agent-eu"));
