@@ -11,6 +11,7 @@ use crate::clock::Moment;
 use crate::error::Category;
 use crate::http1::write;
 use crate::limiter::{Limiter, Rate, Taken};
+use crate::worker::Worker;
 
 /// Compiled for one route.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl RateLimit {
         // No look at the clock; the request may have waited since it came.
         let now = seen.record.started.max(Moment::of_tick(seen.worker.wheel.now()));
         let taken = self.limiter.take(&seen.worker.limits, self.key(seen, edits), self.rate, now);
-        self.tell(taken, edits);
+        self.tell(taken, seen.worker, edits);
         if taken.shared {
             seen.worker.cells.limits_shared.add(1);
         }
@@ -74,12 +75,12 @@ impl RateLimit {
 
     /// `RateLimit-*` of the IETF draft up to -06, with one field each, which most clients know, and `RateLimit` with
     /// `RateLimit-Policy` of the later ones. Of several limits the one that is nearest to its end is told.
-    fn tell(&self, taken: Taken, edits: &mut Edits) {
+    fn tell(&self, taken: Taken, worker: &Worker, edits: &mut Edits) {
         let told = edits.response.value(b"RateLimit-Remaining").and_then(|value| std::str::from_utf8(value).ok());
         if told.and_then(|told| told.parse().ok()).is_some_and(|told: u32| told <= taken.remaining) && taken.granted {
             return;
         }
-        let mut number = Vec::with_capacity(20);
+        let mut number = worker.take_buffer();
         let fields: [(&[u8], u64); 3] = [
             (b"RateLimit-Limit", u64::from(self.rate.burst())),
             (b"RateLimit-Remaining", u64::from(taken.remaining)),
@@ -97,5 +98,6 @@ impl RateLimit {
         write::decimal(&mut number, taken.full_after.div_ceil(1_000_000_000));
         edits.response.set(b"RateLimit", &number);
         edits.response.set(b"RateLimit-Policy", &self.policy);
+        worker.give_buffer(number);
     }
 }
