@@ -151,6 +151,13 @@ async fn metric(address: std::net::SocketAddr, name: &str) -> f64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
 }
 
+async fn is_last_good(proxy: &Proxy, revision: f64) {
+    wait::equals("the last good revision", SOON, revision, async || {
+        metric(proxy.admin, "sealane_proxy_revision{role=\"last_good\"}").await
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn proxies_on_other_machines_attach_poll_and_are_called_over_mutual_tls_and_count_in_rollouts() {
     let (one, two) = (Origin::start("one").await, Origin::start("two").await);
@@ -179,6 +186,7 @@ async fn proxies_on_other_machines_attach_poll_and_are_called_over_mutual_tls_an
     assert!(audit.stdout.contains("enrol_proxy"), "{audit:?}");
 
     // Everything above goes away: a restart serves from disk.
+    is_last_good(&polls, 2.0).await;
     fleet.agent.stop(Signal::TERM, SOON).await;
     fleet.authority.stop(Signal::TERM, SOON).await;
     polls.process.kill().await;
@@ -259,6 +267,7 @@ async fn a_folder_behind_any_file_server_is_polled_verified_and_not_needed_to_se
     let state = || std::fs::read(fleet.path().join("static/state")).expect("the state");
     wait::equals("the state of r2", SOON, true, async || metric(proxy.admin, "sealane_proxy_generation").await >= 2.0)
         .await;
+    is_last_good(&proxy, 2.0).await;
     let before = state();
     let good = std::fs::read(folder.join("bundle.json")).expect("the head");
     let refused = "sealane_proxy_refused_bundles_total{code=";
