@@ -12,6 +12,7 @@ use sealane_node::disk::{self, DiskError};
 use sealane_node::identity::{self, Identity, IdentityError};
 use sealane_node::keyring::{Keyring, KeyringError};
 use sealane_node::listen::is_loopback_host;
+use sealane_node::said::{is_transport, said};
 use sealane_proto::v1;
 use sealane_proto::v1::agent_service_client::AgentServiceClient;
 use thiserror::Error;
@@ -72,7 +73,7 @@ pub enum LinkError {
     #[error("an agent enrols with a token: give --token-file (`sealane token create --role agent`)")]
     NoToken,
     /// The authority said no.
-    #[error("the authority refused the certificate request")]
+    #[error("the authority did not sign the certificate request")]
     Refused(#[source] Box<tonic::Status>),
     /// Own certificate.
     #[error("cannot enrol with the authority")]
@@ -132,6 +133,61 @@ impl AuthorityLink {
         self.shared.tls
     }
 
+    /// The authority's address, as set.
+    pub(crate) fn url(&self) -> &str {
+        &self.shared.url
+    }
+
+    /// Why a call did not work, in a sentence: what, where, and what to do.
+    pub(crate) fn why(&self, status: &tonic::Status) -> String {
+        let Shared { url, region, token_file, .. } = &*self.shared;
+        let said = said(status);
+        if is_transport(status) {
+            let hint = match said.contains("certificate") || said.contains("unknownissuer") {
+                true => "give --ca-file the CA that signed its certificate",
+                false => "it is tried again; if it stays so, start the authority or mend --authority and the network",
+            };
+            return format!("cannot reach the authority at {url}: {said} ({hint})");
+        }
+        match status.code() {
+            tonic::Code::Unauthenticated => {
+                let file = token_file.as_ref().map_or("--token-file".to_owned(), |file| file.display().to_string());
+                format!(
+                    "the authority at {url} does not let this agent in: {said} (make a token with `sealane token create \
+                     --role agent --region {region}` and write it to {file}; it is read again with each try)"
+                )
+            }
+            tonic::Code::PermissionDenied => format!(
+                "the authority at {url} does not let this agent in: {said} (start it with the --id and --region that its \
+                 token or certificate is for, or make it a token of its own)"
+            ),
+            tonic::Code::AlreadyExists => {
+                format!(
+                    "the authority at {url} knows a live agent of this id: {said} (give each agent an --id of its own)"
+                )
+            }
+            // What speaks HTTP, and not gRPC.
+            _ if said.contains("compression flag") || said.contains("invalid content") => format!(
+                "what answers at {url} is no authority: it speaks HTTP and not gRPC (--authority names the gRPC address, \
+                 port 7443 by default)"
+            ),
+            tonic::Code::Unimplemented => {
+                format!(
+                    "what answers at {url} is no authority: {said} (--authority names the gRPC address, port 7443 by default)"
+                )
+            }
+            _ => format!("the authority at {url} said: {said} (it is tried again)"),
+        }
+    }
+
+    /// The same of the preparations.
+    pub(crate) fn why_not(&self, error: &LinkError) -> String {
+        match error {
+            LinkError::Refused(status) => self.why(status),
+            error => disk::chain(error),
+        }
+    }
+
     /// A client with the present credentials.
     pub(crate) fn client(&self) -> Client {
         let (channel, bearer) = self.shared.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -153,7 +209,10 @@ impl AuthorityLink {
                 }
                 // A certificate that still holds is good enough until the authority answers.
                 Err(error) if identity.is_some() => {
-                    tracing::warn!(error = disk::chain(&error), "cannot renew this agent's certificate yet");
+                    tracing::warn!(
+                        reason = self.why_not(&error),
+                        "cannot renew this agent's certificate yet, the one it has still holds"
+                    );
                 }
                 Err(error) => return Err(error),
             }

@@ -15,6 +15,7 @@ mod intake;
 mod ledger;
 mod local;
 mod plan_floor;
+mod questions;
 mod report;
 mod rollout;
 mod subscribe;

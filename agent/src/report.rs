@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use sealane_model::release::Partition;
 use sealane_node::backoff::Backoff;
-use sealane_node::disk;
 use sealane_proto::v1;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -66,7 +65,7 @@ impl Reporter {
                 }
                 Err(status) => {
                     if !failing {
-                        tracing::warn!(error = disk::chain(&status), "cannot report to the authority");
+                        tracing::warn!(reason = self.link.why(&status), "cannot report to the authority");
                         failing = true;
                     }
                     self.sent.send_modify(|sent| sent.failed += 1);

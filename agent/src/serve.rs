@@ -35,6 +35,7 @@ use crate::ledger::{Ledger, LedgerError};
 use crate::local::Local;
 use crate::pull::Pull;
 use crate::push::{self, Target, TargetError};
+use crate::questions::Questions;
 use crate::refusal::Refusals;
 use crate::report::{ReportCounts, Reporter};
 use crate::rollout::driver::{Ask, Driver, Roster};
@@ -152,10 +153,12 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
     let (reports_in, reports) = watch::channel(ReportCounts::default());
 
     let region = settings.region.clone();
+    let questions = Questions::new(link.clone(), &id, &instance);
     let subscription = Subscription {
         link: link.clone(),
         ledger: ledger.clone(),
         refusals: refusals.clone(),
+        questions: questions.clone(),
         region: region.clone(),
         instance: instance.clone(),
         offers: offers_in,
@@ -189,6 +192,7 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
         door: door.clone(),
         refusals: view.refusals.clone(),
         asks: asks.clone(),
+        questions,
         ledger,
         blobs,
         link,
@@ -393,7 +397,7 @@ async fn serve_http(router: Router, listener: Accepted, cancel: CancellationToke
     log_end("HTTP", served);
 }
 
-fn log_end<E: std::error::Error>(listener: &'static str, served: Result<(), E>) {
+fn log_end<E: std::error::Error + 'static>(listener: &'static str, served: Result<(), E>) {
     if let Err(error) = served {
         tracing::error!(listener, error = disk::chain(&error), "a listener ended");
     }

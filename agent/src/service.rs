@@ -24,6 +24,7 @@ use crate::authority::AuthorityLink;
 use crate::door::Door;
 use crate::fetch;
 use crate::ledger::{ChangeError, Ledger};
+use crate::questions::Questions;
 use crate::refusal::Refusals;
 use crate::rollout::driver::{Ask, AttachError, Attached, ObserveError};
 
@@ -36,6 +37,7 @@ pub(crate) struct ProxyControl {
     pub(crate) blobs: Blobs,
     pub(crate) link: AuthorityLink,
     pub(crate) refusals: Refusals,
+    pub(crate) questions: Questions,
     pub(crate) repairs: Arc<Semaphore>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
@@ -95,7 +97,7 @@ impl ProxyControlService for ProxyControl {
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<AttachStream>, Status> {
         self.door.admit(request.extensions().get::<Peer>(), &request.get_ref().proxy_id)?;
         let request = request.into_inner();
-        let root_version = request.root_version;
+        let (root_version, instance) = (request.root_version, request.instance.clone());
         if let Some(newest) = &request.newest {
             self.learn(newest).await;
         }
@@ -103,12 +105,15 @@ impl ProxyControlService for ProxyControl {
         // One message under way: a slow proxy gets the newest state when it is ready for it, never a backlog.
         let (events, stream) = mpsc::channel(1);
         let (asks, ledger, cancel) = (self.asks.clone(), self.ledger.clone(), self.cancel.clone());
+        let questions = self.questions.clone();
+        let asked = questions.connect(&attached.proxy, attached.session, &instance);
         self.tasks.spawn(async move {
             let (proxy, session) = (attached.proxy.clone(), attached.session);
             tokio::select! {
                 () = cancel.cancelled() => {}
-                () = follow(attached, ledger, root_version, events) => {}
+                () = follow(attached, ledger, root_version, asked, events) => {}
             }
+            questions.disconnect(&proxy, session);
             let _ = asks.send(Ask::Detach(proxy, session)).await; // no driver: the agent is stopping
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -130,6 +135,12 @@ impl ProxyControlService for ProxyControl {
         Ok(Response::new(self.link.enrol_proxy(request.into_inner()).await?))
     }
 
+    async fn answer(&self, request: Request<v1::AnswerRequest>) -> Result<Response<v1::AnswerResponse>, Status> {
+        self.door.admit(request.extensions().get::<Peer>(), &request.get_ref().proxy_id)?;
+        let done = self.questions.answer(request.into_inner()).await?;
+        Ok(Response::new(v1::AnswerResponse { done }))
+    }
+
     async fn fetch_chunk(
         &self,
         request: Request<v1::FetchChunkRequest>,
@@ -147,6 +158,7 @@ async fn follow(
     mut attached: Attached,
     ledger: Ledger,
     root_version: u32,
+    mut asked: mpsc::Receiver<v1::Question>,
     events: mpsc::Sender<Result<v1::AttachResponse, Status>>,
 ) {
     let mut states = ledger.watch();
@@ -180,6 +192,7 @@ async fn follow(
                     release: Some(sandbox.release().envelope().into()),
                 })
             }
+            Some(question) = asked.recv() => Event::Question(question),
             _ = beacon.tick() => {
                 let timestamp = ledger.state().timestamp.as_ref().map(|timestamp| timestamp.envelope().into());
                 Event::Beacon(v1::AttachBeacon { timestamp })

@@ -20,6 +20,7 @@ use crate::authority::BACKOFF_LAST;
 use crate::clock;
 use crate::intake::{Offer, verify::verify_roots};
 use crate::ledger::{Ledger, State};
+use crate::questions::Questions;
 use crate::refusal::Refusals;
 
 /// Whether the authority is there.
@@ -37,6 +38,7 @@ pub(crate) struct Subscription {
     pub(crate) link: AuthorityLink,
     pub(crate) ledger: Ledger,
     pub(crate) refusals: Refusals,
+    pub(crate) questions: Questions,
     pub(crate) region: String,
     pub(crate) instance: String,
     pub(crate) offers: watch::Sender<Option<Arc<Offer>>>,
@@ -69,19 +71,19 @@ impl Subscription {
     /// One stream, from the hello to its end; says why it ended.
     async fn follow(&self, backoff: &mut Backoff) -> String {
         if let Err(error) = self.link.refresh(clock::unix_ms()).await {
-            return disk::chain(&error);
+            return self.link.why_not(&error);
         }
         let hello = self.hello(&self.ledger.state());
         let mut stream = match timeout(STREAM_TIMEOUT, self.link.client().subscribe(hello)).await {
             Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return disk::chain(&status),
-            Err(_) => return "it does not answer".to_owned(),
+            Ok(Err(status)) => return self.link.why(&status),
+            Err(_) => return format!("{} does not answer: is it overloaded, or something else?", self.link.url()),
         };
         loop {
             let event = match timeout(STREAM_TIMEOUT, stream.message()).await {
                 Ok(Ok(Some(response))) => response.event,
                 Ok(Ok(None)) => return "it closed the stream".to_owned(),
-                Ok(Err(status)) => return disk::chain(&status),
+                Ok(Err(status)) => return self.link.why(&status),
                 Err(_) => return "its beacons stopped".to_owned(),
             };
             backoff.reset();
@@ -102,6 +104,7 @@ impl Subscription {
                         self.take_beacon(&timestamp).await;
                     }
                 }
+                Some(v1::subscribe_response::Event::Question(question)) => self.questions.ask(&question),
                 None => {} // an event of a newer authority
             }
             if self.link.renewal_is_due(clock::unix_ms()) {

@@ -13,6 +13,7 @@ use crate::content::Content;
 use crate::fleet::Live;
 use crate::metric::Counters;
 use crate::pki::Ca;
+use crate::questions::Questions;
 use crate::rollout::board::Board;
 use crate::rollout::driver::Handle;
 use crate::sandbox::fleet::FleetDesk;
@@ -33,6 +34,8 @@ pub(crate) struct App {
     pub(crate) board: Arc<Board>,
     pub(crate) telling: Telling,
     pub(crate) content: Content,
+    /// What is asked of nodes.
+    pub(crate) questions: Arc<Questions>,
     pub(crate) rollouts: Handle,
     pub(crate) sandboxes: Arc<FleetDesk>,
     pub(crate) counters: Arc<Counters>,

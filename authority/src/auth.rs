@@ -221,6 +221,16 @@ impl Auth {
         })
     }
 
+    /// When the newest certificate of each agent that has one ends, Unix time in milliseconds.
+    pub(crate) fn certificate_ends(&self) -> HashMap<String, u64> {
+        let mut ends: HashMap<String, u64> = HashMap::new();
+        for one in self.certificates.read().unwrap_or_else(PoisonError::into_inner).values() {
+            let end = ends.entry(one.id.clone()).or_default();
+            *end = one.not_after_ms.max(*end);
+        }
+        ends
+    }
+
     /// Whether nobody is asked for a token.
     pub(crate) fn is_dev(&self) -> bool {
         self.dev

@@ -31,6 +31,7 @@ pub mod sandbox;
 
 // Its rollout: the live view, the machine, the agents' streams.
 mod fleet;
+mod questions;
 mod rollout;
 mod slim;
 mod subscribe;

@@ -30,6 +30,7 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
     let now_ms = app.clock.now_ms();
     let waiting = app.store.waiting(app.store.newest_begun().await?.unwrap_or(0)).await?;
     let lacking = trust::lacking(app).await?;
+    let ends = app.auth.certificate_ends();
     let live = app.live();
     let nodes: Vec<v1::Node> =
         live.proxies().map(|(id, proxy)| node(now_ms, id, proxy, live.is_cordoned(id), &expected)).collect();
@@ -82,7 +83,7 @@ pub(crate) async fn fleet(app: &App) -> Result<v1::GetFleetResponse, StoreError>
         epoch: epoch.0,
         revision_newest: newest_revision,
         revision_last_good: shown.stable.map_or(0, |stable| stable.revision),
-        agents: live.agents().map(|(id, one)| agent(id, one, &live)).collect(),
+        agents: live.agents().map(|(id, one)| agent(id, one, &live, ends.get(&id.0).copied())).collect(),
         nodes,
         rollout,
         alarms,
@@ -152,7 +153,7 @@ pub(crate) fn node(now_ms: u64, id: &ProxyId, proxy: &Proxy, cordoned: bool, exp
     }
 }
 
-fn agent(id: &AgentId, agent: &Agent, live: &Live) -> v1::Agent {
+fn agent(id: &AgentId, agent: &Agent, live: &Live, expires_ms: Option<u64>) -> v1::Agent {
     v1::Agent {
         id: id.0.clone(),
         region: agent.region.clone(),
@@ -163,6 +164,7 @@ fn agent(id: &AgentId, agent: &Agent, live: &Live) -> v1::Agent {
         revision_floor: agent.revision_floor.0,
         refused_bundles: agent.refused.values().fold(0, |sum, count| sum.saturating_add(*count)),
         alarm: agent.alarm.clone(),
+        certificate_expires_at: expires_ms.and_then(time),
     }
 }
 

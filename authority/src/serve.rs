@@ -326,6 +326,7 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
         board,
         telling: Telling::default(),
         content: Content::new(home.store.clone()),
+        questions: Arc::default(),
         rollouts,
         counters,
         clock,

@@ -10,6 +10,7 @@ pub(crate) mod audit;
 pub(crate) mod config;
 pub(crate) mod fleet;
 mod freeze;
+mod question;
 pub(crate) mod rollout;
 pub(crate) mod sandbox;
 pub(crate) mod status;

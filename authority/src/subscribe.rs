@@ -10,7 +10,7 @@ use futures_util::Stream;
 use futures_util::stream::unfold;
 use sealane_model::ids::AgentId;
 use sealane_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
@@ -34,6 +34,7 @@ struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.app.live().disconnect(&self.agent, self.subscription);
+        self.app.questions.disconnect(&self.agent, self.subscription);
         self.app.rollouts.wake();
         info!(agent = %self.agent, "agent left");
     }
@@ -45,6 +46,8 @@ struct Feed {
     root_version: u32,
     desired: watch::Receiver<Arc<Desired>>,
     beacon: Interval,
+    /// Questions to its proxies.
+    asked: mpsc::Receiver<v1::Question>,
     stop: std::pin::Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -61,8 +64,9 @@ pub(crate) fn subscribe(
     let mut beacon = tokio::time::interval(app.tuning.beacon_interval);
     beacon.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stop = Box::pin(app.stop.clone().cancelled_owned());
+    let asked = app.questions.connect(&agent, subscription);
     let connection = Connection { app, agent, subscription };
-    let feed = Feed { connection, root_version: hello.root_version, desired, beacon, stop };
+    let feed = Feed { connection, root_version: hello.root_version, desired, beacon, asked, stop };
     Ok(unfold(feed, async |mut feed| {
         let response = feed.next().await?;
         Some((Ok(response), feed))
@@ -72,7 +76,7 @@ pub(crate) fn subscribe(
 impl Feed {
     /// The next thing to say; `None`: the authority stops.
     async fn next(&mut self) -> Option<v1::SubscribeResponse> {
-        let Self { connection: Connection { app, .. }, root_version, desired, beacon, stop } = self;
+        let Self { connection: Connection { app, .. }, root_version, desired, beacon, asked, stop } = self;
         // A changed state goes first: a beacon must never run ahead of the state that it belongs to.
         tokio::select! {
             biased;
@@ -83,6 +87,10 @@ impl Feed {
                 Some(app.telling.state(&app.signer, &state, *root_version, app.clock.now_ms()))
             }
             () = stop => None,
+            Some(question) = asked.recv() => {
+                let event = v1::subscribe_response::Event::Question(question);
+                Some(v1::SubscribeResponse { event: Some(event) })
+            }
             _ = beacon.tick() => {
                 let state = desired.borrow().clone();
                 let timestamp = Some(app.signer.timestamp(&state, app.clock.now_ms()).into());

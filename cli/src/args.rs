@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, 
 
 use crate::audit::AuditArgs;
 use crate::backend::BackendArgs;
+use crate::cache::CacheArgs;
 use crate::check::CheckArgs;
 use crate::convert::ConvertArgs;
 use crate::demo::DemoArgs;
@@ -34,6 +35,7 @@ use crate::sandbox::SandboxArgs;
 use crate::schema::SchemaArgs;
 use crate::serve::{AgentArgs, AuthorityArgs, ProxyArgs};
 use crate::sign::SignArgs;
+use crate::tail::TailArgs;
 use crate::token::TokenArgs;
 use crate::validate::ValidateArgs;
 use crate::version::VersionArgs;
@@ -128,6 +130,10 @@ pub enum Command {
     Fleet(FleetArgs),
     /// Send a developer's requests to a backend of their own
     Sandbox(SandboxArgs),
+    /// See and empty the caches of the nodes
+    Cache(CacheArgs),
+    /// Follow requests of the nodes as they end
+    Tail(TailArgs),
     /// Make, list and revoke access tokens
     Token(TokenArgs),
     /// Read and check the record of every change
@@ -168,6 +174,8 @@ impl Command {
             | Self::Revision(_)
             | Self::Fleet(_)
             | Self::Sandbox(_)
+            | Self::Cache(_)
+            | Self::Tail(_)
             | Self::Token(_)
             | Self::Audit(_)
             | Self::Key(_)

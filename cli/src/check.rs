@@ -10,17 +10,18 @@ use sealane_model::config::Config;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{Problem, Severity};
 use sealane_model::selftest::run_tests;
-use sealane_proto::v1;
 use serde::Serialize;
 
 use crate::args::{Format, OutputArgs};
-use crate::client::{ClientArgs, Server};
+use crate::client::ClientArgs;
+use crate::clock;
 use crate::exit::{Exit, Failure};
 use crate::paint::{Paint, clean};
 use crate::printer::Printer;
 use crate::problems::Source;
 use crate::validate::certificates;
-use crate::{clock, words};
+
+mod fleet;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -33,6 +34,10 @@ Examples:
 const FILES_MIN: u64 = 4096;
 /// 2025-01-01: a clock before this makes every certificate and timestamp invalid.
 const CLOCK_MIN: i64 = 1_735_689_600;
+
+/// For a certificate that ends.
+const RENEW: &str = "put a newer one in its place, such as with `certbot renew`: `sealane run` takes it up by itself; \
+                     `openssl x509 -enddate -noout -in FILE` shows its end";
 
 /// Arguments of `sealane check`.
 #[derive(Debug, Args)]
@@ -107,7 +112,7 @@ pub async fn run(args: &CheckArgs, printer: &Printer) -> Result<(), Failure> {
     check_clock(&mut found);
     check_open_files(&mut found);
     if !args.pre {
-        check_fleet(args, printer, &mut found).await;
+        fleet::check(args, printer, &mut found).await;
     }
     show(&found.0, args.output.output, printer)?;
     let bad = found.0.iter().filter(|finding| finding.state == State::Bad).count();
@@ -186,8 +191,8 @@ fn check_certificates(config: &Config, shown: &str, found: &mut Findings) {
     let problems = certificates::check(config, shown, clock::now().as_second());
     for Problem { code, message, .. } in &problems {
         match code.as_str() {
-            "certificate_expires_soon" => found.warning("certificates", message, "renew it"),
-            "certificate_expired" => found.bad("certificates", message, "renew it"),
+            "certificate_expires_soon" => found.warning("certificates", message, RENEW),
+            "certificate_expired" => found.bad("certificates", message, RENEW),
             _ => found.bad("certificates", message, "check its path and who may read it"),
         }
     }
@@ -264,92 +269,6 @@ fn check_open_files(found: &mut Findings) {
     }
 }
 
-async fn check_fleet(args: &CheckArgs, printer: &Printer, found: &mut Findings) {
-    let answer = match args.client.connect(printer).await {
-        Ok(server) => ask(&server).await,
-        Err(failure) => Err(failure),
-    };
-    let (fleet, trust) = match answer {
-        Ok(answers) => answers,
-        Err(failure)
-            if failure.exit == Exit::Unreachable && args.client.server.is_none() && args.client.client.is_none() =>
-        {
-            found.ok("authority", "none at the default address, so no fleet was looked at (`--server URL`)");
-            return;
-        }
-        Err(failure) => {
-            let next = failure.next_step().unwrap_or("`sealane authority` starts one, `--server URL` names another");
-            found.bad("authority", failure.sentence().unwrap_or_default(), next);
-            return;
-        }
-    };
-    judge_fleet(&fleet, found);
-    judge_trust(&trust, found);
-}
-
-async fn ask(server: &Server) -> Result<(v1::GetFleetResponse, v1::GetTrustResponse), Failure> {
-    let fleet = server.call(server.fleet().get_fleet(v1::GetFleetRequest {})).await?;
-    Ok((fleet, server.call(server.trust().get_trust(v1::GetTrustRequest {})).await?))
-}
-
-/// What this set-up does not protect from is no fault, and is said every time.
-fn judge_trust(trust: &v1::GetTrustResponse, found: &mut Findings) {
-    if trust.unprotected.is_empty() {
-        let (version, keys) = (trust.version, trust.keys.len());
-        found.ok("trust", format!("trust root version {version}, {keys} keys; no single key or person is enough"));
-    }
-    for sentence in &trust.unprotected {
-        found.warning("trust", sentence, "sealane key show");
-    }
-}
-
-fn judge_fleet(fleet: &v1::GetFleetResponse, found: &mut Findings) {
-    let (newest, good) = (words::revision(fleet.revision_newest), words::revision(fleet.revision_last_good));
-    found.ok("authority", format!("reachable: {newest} newest, {good} last good"));
-    let away: Vec<&str> = fleet.agents.iter().filter(|agent| !agent.connected).map(|agent| agent.id.as_str()).collect();
-    match (fleet.agents.len(), away.as_slice()) {
-        (0, _) => found.warning("agents", "none has ever reported", "start one: `sealane agent --authority URL …`"),
-        (all, []) => found.ok("agents", format!("all {all} connected")),
-        (all, away) => found.bad(
-            "agents",
-            format!("{} of {all} away: {}", away.len(), away.join(", ")),
-            "look at their logs; proxies serve on meanwhile",
-        ),
-    }
-    let sick: Vec<&v1::Node> = fleet.nodes.iter().filter(|node| node.health != "healthy").collect();
-    if !fleet.nodes.is_empty() && sick.is_empty() {
-        found.ok("proxies", format!("all {} healthy", fleet.nodes.len()));
-    }
-    for node in sick.iter().take(20) {
-        let message = format!("{} is {}", node.id, node.health.replace('_', " "));
-        found.bad("proxies", message, format!("sealane fleet node {}", node.id));
-    }
-    if sick.len() > 20 {
-        found.bad("proxies", format!("{} more are not healthy", sick.len() - 20), "sealane fleet nodes");
-    }
-    let mut served: std::collections::BTreeMap<u64, usize> = std::collections::BTreeMap::new();
-    for node in &fleet.nodes {
-        *served.entry(node.revision).or_default() += 1;
-    }
-    let parts: Vec<String> = served
-        .iter()
-        .map(|(r, count)| format!("{} on {}", words::proxies(*count as u32), words::revision(*r)))
-        .collect();
-    match (served.len(), &fleet.rollout) {
-        (0, _) => {}
-        (1, _) => found.ok("revisions", parts.join(", ")),
-        (_, Some(_)) => found.ok("revisions", format!("{}: a rollout is under way", parts.join(", "))),
-        (_, None) => found.warning(
-            "revisions",
-            parts.join(", "),
-            "`sealane fleet nodes` says which; `sealane rollout status` why",
-        ),
-    }
-    for alarm in &fleet.alarms {
-        found.bad("alarm", alarm, "sealane fleet status");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -368,39 +287,6 @@ mod tests {
         assert!(found.0[0].next.contains("ss -ltnp"), "{}", found.0[0].next);
         check_port("x", address, false, &mut found);
         assert_eq!(found.0[1].state, State::Ok);
-    }
-
-    #[test]
-    fn a_fleet_is_judged_by_its_agents_nodes_and_alarms() {
-        let node = |id: &str, health: &str, revision| v1::Node {
-            id: id.into(),
-            health: health.into(),
-            revision,
-            ..v1::Node::default()
-        };
-        let mut found = Findings::default();
-        let fleet = v1::GetFleetResponse {
-            revision_newest: 2,
-            agents: vec![v1::Agent { id: "a".into(), connected: false, ..v1::Agent::default() }],
-            nodes: vec![node("n1", "healthy", 2), node("n2", "silent", 1)],
-            alarms: vec!["something".into()],
-            ..v1::GetFleetResponse::default()
-        };
-        judge_fleet(&fleet, &mut found);
-        assert_eq!(named(&found, "agents"), [(State::Bad, "1 of 1 away: a".into())]);
-        assert_eq!(named(&found, "proxies"), [(State::Bad, "n2 is silent".into())]);
-        assert_eq!(named(&found, "revisions")[0].0, State::Warning);
-        assert_eq!(named(&found, "alarm"), [(State::Bad, "something".into())]);
-        assert!(found.0.iter().all(|it| it.state == State::Ok || !it.next.is_empty()), "each says what to type");
-    }
-
-    #[test]
-    fn what_a_set_up_does_not_protect_from_is_said_and_is_no_fault() {
-        let mut found = Findings::default();
-        judge_trust(&v1::GetTrustResponse { unprotected: vec!["one key".into()], ..Default::default() }, &mut found);
-        judge_trust(&v1::GetTrustResponse::default(), &mut found);
-        let states: Vec<_> = named(&found, "trust").into_iter().map(|(state, _)| state).collect();
-        assert_eq!(states, [State::Warning, State::Ok]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ Examples:
   sealane explain https://api.example.com/ --node edge-1            what a node of the fleet would do
   sealane explain https://api.example.com/ --revision r41           what a revision would do
   sealane explain --request-id 7f3a…                                a request of the past, while the proxy remembers it
+  sealane explain --request-id 7f3a… --fleet                        the same, asked of every node of the fleet
 Without --file, --admin, --node and --revision: config.yml or config.yaml of this directory, else the proxy at 127.0.0.1:9090.";
 
 /// Largest answer of an admin address.
@@ -46,7 +47,8 @@ pub struct ExplainArgs {
     #[arg(value_name = "URL", required_unless_present = "request_id")]
     url: Option<String>,
     /// A request of the past, by the id of its log line, where the proxy still remembers it
-    #[arg(long, value_name = "ID", conflicts_with_all = ["url", "header", "file", "node", "revision"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["url", "header", "file", "revision"])]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     request_id: Option<String>,
     /// A request header; as often as needed
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE")]
@@ -63,6 +65,9 @@ pub struct ExplainArgs {
     /// A node of the fleet: the revision that it serves
     #[arg(long, value_name = "ID")]
     node: Option<String>,
+    /// Ask every node of the fleet for the request of `--request-id`
+    #[arg(long, requires = "request_id", conflicts_with_all = ["admin", "node"])]
+    fleet: bool,
     /// A revision such as r42
     #[arg(long, value_name = "REV", value_parser = words::parse_revision)]
     revision: Option<u64>,
@@ -79,7 +84,9 @@ pub struct ExplainArgs {
 pub async fn run(args: &ExplainArgs, printer: &Printer) -> Result<(), Failure> {
     let asked = asked(args)?;
     let here = || ["config.yml", "config.yaml"].into_iter().map(PathBuf::from).find(|path| path.is_file());
-    let (told, file) = if let Some(file) = &args.file {
+    let (told, file) = if args.fleet || (args.request_id.is_some() && args.node.is_some()) {
+        in_fleet(args, &asked, printer).await?
+    } else if let Some(file) = &args.file {
         in_file(file, &asked, printer)?
     } else if let Some(admin) = &args.admin {
         (on_proxy(admin, args.request_id.as_deref(), &asked).await?, "its config".to_owned())
@@ -194,9 +201,18 @@ async fn in_fleet(args: &ExplainArgs, asked: &Asked, printer: &Printer) -> Resul
         revision: args.revision.unwrap_or(0),
         node: args.node.clone().unwrap_or_default(),
         config_yaml: String::new(),
+        request_id: args.request_id.clone().unwrap_or_default(),
     };
     let answer = server.call(server.config().explain(request)).await?;
-    let file = format!("{} {}", words::revision(answer.revision), answer.file);
+    let file = match answer.node.as_str() {
+        "" => format!("{} {}", words::revision(answer.revision), answer.file),
+        node => format!("{} on {node}", answer.file),
+    };
+    if !answer.then_config.is_empty() {
+        let route = if answer.then_route.is_empty() { "no route" } else { &answer.then_route };
+        printer
+            .talk(&format!("{} took it by {}: {route}; what follows is decided now", answer.node, answer.then_config));
+    }
     Ok((of_wire(answer), file))
 }
 
@@ -218,7 +234,7 @@ fn of_wire(answer: v1::ExplainResponse) -> Account {
 }
 
 /// As a component of a query.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -21,10 +21,12 @@ mod words;
 pub mod client;
 
 // The commands, in the order of their help.
+mod admin;
 pub mod agent_rollback;
 pub mod audit;
 pub mod authority;
 pub mod backend;
+pub mod cache;
 pub mod check;
 pub mod convert;
 pub mod demo;
@@ -49,6 +51,7 @@ pub mod sandbox;
 pub mod schema;
 pub mod serve;
 pub mod sign;
+pub mod tail;
 pub mod token;
 pub mod validate;
 pub mod version;
@@ -129,6 +132,8 @@ async fn dispatch(command: Command, printer: &Printer) -> Result<(), Failure> {
         Command::Sign(args) => sign::run(&args, printer),
         Command::Fleet(args) => fleet::run(&args, printer).await,
         Command::Sandbox(args) => sandbox::run(&args, printer).await,
+        Command::Cache(args) => cache::run(&args, printer).await,
+        Command::Tail(args) => tail::run(&args, printer).await,
         Command::Token(args) => token::run(&args, printer).await,
         Command::Audit(args) => audit::run(&args, printer).await,
         Command::Backend(args) => backend::run(&args, printer).await,

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use http::{Method, Request, StatusCode, Uri, header};
+use http::{Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
@@ -32,6 +33,34 @@ pub struct NodeArgs {
     /// CA of an https admin address, PEM
     #[arg(long, value_name = "FILE", env = "SEALANE_ADMIN_CA_FILE")]
     admin_ca_file: Option<PathBuf>,
+}
+
+/// One proxy, instead of a fleet.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Options for one proxy without a fleet")]
+pub struct OneNodeArgs {
+    /// Admin address of one proxy, instead of the fleet: HOST:PORT, or a URL with http:// or https://
+    #[arg(long, value_name = "ADDR", env = "SEALANE_ADMIN", conflicts_with = "node")]
+    addr: Option<String>,
+    /// File with the admin token
+    #[arg(long, value_name = "FILE", env = "SEALANE_ADMIN_TOKEN_FILE")]
+    admin_token_file: Option<PathBuf>,
+    /// CA of an https admin address, PEM
+    #[arg(long, value_name = "FILE", env = "SEALANE_ADMIN_CA_FILE")]
+    admin_ca_file: Option<PathBuf>,
+}
+
+impl OneNodeArgs {
+    /// The proxy, where one is named.
+    pub(crate) fn node(&self) -> Result<Option<Node>, Failure> {
+        let Some(addr) = &self.addr else { return Ok(None) };
+        let args = NodeArgs {
+            admin: addr.clone(),
+            admin_token_file: self.admin_token_file.clone(),
+            admin_ca_file: self.admin_ca_file.clone(),
+        };
+        args.node().map(Some)
+    }
 }
 
 /// A process's HTTP address.
@@ -85,7 +114,23 @@ impl Node {
         asked.unwrap_or_else(|_| Err(self.unreachable("no answer in time")))
     }
 
+    /// An answer that goes on, line by line.
+    pub(crate) async fn lines(&self, path: &str) -> Result<Lines, Failure> {
+        let asked = tokio::time::timeout(TIMEOUT, self.request(Method::GET, path, None)).await;
+        let answer = asked.unwrap_or_else(|_| Err(self.unreachable("no answer in time")))?;
+        if answer.status().is_success() {
+            return Ok(Lines { body: answer.into_body(), buffer: Vec::new() });
+        }
+        self.read(answer).await?;
+        Err(self.unreachable("an answer without an end"))
+    }
+
     async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let answer = self.request(method, path, body).await?;
+        self.read(answer).await
+    }
+
+    async fn request(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Response<Incoming>, Failure> {
         let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
         let secure = self.uri.scheme_str() == Some("https");
         let port = self.uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
@@ -116,13 +161,16 @@ impl Node {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         request: Request<Full<Bytes>>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Response<Incoming>, Failure> {
         let lost = |error: hyper::Error| self.unreachable("the connection broke off").because(error);
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         // It ends with the answer.
         tokio::spawn(connection);
-        let answer = sender.send_request(request).await.map_err(lost)?;
+        sender.send_request(request).await.map_err(lost)
+    }
+
+    async fn read(&self, answer: Response<Incoming>) -> Result<Value, Failure> {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| self.unreachable("the answer broke off").because(error))?.to_bytes();
@@ -144,5 +192,34 @@ impl Node {
     fn unreachable(&self, why: &str) -> Failure {
         Failure::new(Exit::Unreachable, format!("cannot reach {}: {why}", self.uri))
             .hint("is the proxy running, and is this its admin address? --admin names another one")
+    }
+}
+
+/// Lines as they come.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    body: Incoming,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    /// The next one, without its end; `None`: there are no more.
+    pub(crate) async fn next(&mut self) -> Option<Result<String, Failure>> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let rest = self.buffer.split_off(end + 1);
+                let line = std::mem::replace(&mut self.buffer, rest);
+                return Some(Ok(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            if self.buffer.len() > ANSWER_BYTES_MAX {
+                return Some(Err(Failure::new(Exit::Failed, "a line has no end")));
+            }
+            match self.body.frame().await? {
+                Ok(frame) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..])),
+                Err(error) => {
+                    return Some(Err(Failure::new(Exit::Unreachable, "the answer broke off").because(error)));
+                }
+            }
+        }
     }
 }

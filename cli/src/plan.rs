@@ -25,7 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   sealane plan fleet.yaml                        what would change, and how it would roll out
   sealane plan fleet.yaml --detailed-exitcode    exit 0: no change, 2: changes, 3: not valid
-  sealane plan fleet.yaml --sample 127.0.0.1:9090   and which recent requests of that proxy would go elsewhere
+  sealane plan fleet.yaml --no-sample            without asking the nodes for recent requests
+  sealane plan fleet.yaml --sample 127.0.0.1:9090   with recent requests of this proxy instead
   sealane plan fleet.yaml --out change.plan      then: sealane publish change.plan -m 'new pool' --watch";
 
 /// Arguments of `sealane plan`.
@@ -41,9 +42,13 @@ pub struct PlanArgs {
     /// Write a plan that `publish` applies exactly, or refuses when someone published meanwhile
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Admin address of a proxy: run its recent requests through both configs; as often as needed
+    /// Admin address of a proxy: run its recent requests through both configs, instead of those of the fleet's nodes; as
+    /// often as needed
     #[arg(long, value_name = "ADDR")]
     sample: Vec<String>,
+    /// Do not ask the nodes for recent requests
+    #[arg(long, conflicts_with = "sample")]
+    no_sample: bool,
     /// Show the difference of the texts too
     #[arg(long)]
     diff: bool,
@@ -97,7 +102,8 @@ impl PlanFile {
 pub async fn run(args: &PlanArgs, printer: &Printer) -> Result<(), Failure> {
     let source = Source::read(&args.file)?;
     let server = args.client.connect(printer).await?;
-    let request = v1::PlanRequest { config_yaml: source.text.clone(), file: source.name.clone() };
+    let without_sample = args.no_sample || !args.sample.is_empty();
+    let request = v1::PlanRequest { config_yaml: source.text.clone(), file: source.name.clone(), without_sample };
     let mut answer = server.call(server.config().plan(request)).await?;
     if answer.valid && !args.sample.is_empty() {
         answer.impact = Some(impact_of(&server, &source, &args.sample).await?);
@@ -164,16 +170,19 @@ async fn impact_of(server: &Server, source: &Source, proxies: &[String]) -> Resu
         different: found.different,
         moves: moves.collect(),
         unknown_headers: found.unknown_headers,
+        nodes_asked: u32::try_from(proxies.len()).unwrap_or(u32::MAX),
+        nodes_answered: u32::try_from(proxies.len()).unwrap_or(u32::MAX),
     })
 }
 
 fn impact_text(impact: &v1::Impact) -> String {
+    let of = format!("{} of {} answered", impact.nodes_answered, words::nodes(impact.nodes_asked));
     if impact.requests == 0 {
-        return "impact\n  no request was sampled: send some, and plan again\n".to_owned();
+        return format!("impact\n  not known: {of}, and no recent request is remembered; send some, and plan again\n");
     }
     let percent = 100.0 * impact.different as f64 / impact.requests as f64;
     let mut out = format!(
-        "impact\n  {} of {} recent requests ({percent:.1} %) would be decided differently\n",
+        "impact\n  {} of {} recent requests ({percent:.1} %) would be decided differently ({of})\n",
         impact.different, impact.requests
     );
     for it in impact.moves.iter().take(20) {

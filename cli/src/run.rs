@@ -18,16 +18,19 @@ use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{self, Problem, Severity};
 use sealane_model::sandbox::{self, SandboxTimes};
+use sealane_proxy::desk::{Order, Origin};
 use sealane_proxy::files::{self, Stamp};
 use sealane_proxy::proxy::{Prepared, Proxy, RevisionTag};
-use sealane_proxy::settings::{AdminSettings, ListenFlag, Settings};
+use sealane_proxy::settings::{ListenFlag, Settings};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::alb::Alb;
+use self::orders::History;
 use self::sandboxes::{Command, Made, Sandboxes, Serve};
 use self::source::{Source, Text};
+use crate::admin::AdminArgs;
 use crate::exit::{Exit, Failure};
 use crate::printer::Printer;
 use crate::service;
@@ -35,6 +38,7 @@ use crate::signals::{self, Stop};
 use crate::upgrade::Upgrade;
 
 mod alb;
+mod orders;
 mod sandboxes;
 pub(crate) mod source;
 
@@ -74,6 +78,8 @@ pub struct RunArgs {
     /// Worker threads [default: one per core]
     #[arg(long, env = "SEALANE_THREADS")]
     threads: Option<usize>,
+    #[command(flatten)]
+    admin_access: AdminArgs,
     #[command(flatten)]
     secrets: SecretArgs,
 }
@@ -158,11 +164,24 @@ async fn serve(
         admin.extra = Some(sandboxes::api(desk));
     }
     let proxy = Proxy::start(settings).await.map_err(|error| failed("cannot start the proxy", error))?;
-    let front = Front::new(proxy, Arc::new(config), tag(&text));
+    let orders = proxy.take_orders(Reader::Local);
+    let front = Front::new(proxy, Arc::new(config), tag(&text, Origin::File));
     let (digest, printer) = (text.digest(), *printer);
-    let mut served = Served { printer, front, sandboxes, commands, source, certificate, digest, stamps: Vec::new() };
+    let mut served = Served {
+        printer,
+        front,
+        sandboxes,
+        commands,
+        orders,
+        history: History::default(),
+        source,
+        certificate,
+        digest,
+        stamps: Vec::new(),
+        is_pressed: false,
+    };
     let config = Config::clone(&served.front.config);
-    if let Err(problems) = served.activate(&text, config).await {
+    if let Err(problems) = served.activate(&text, config, Origin::File).await {
         served.front.proxy.stop().await;
         return Err(refused(&text, &problems, &printer));
     }
@@ -178,6 +197,7 @@ async fn serve(
     service::stopping();
     // Nobody answers from here on: who asks is told so.
     served.commands.close();
+    served.orders.close();
     signals::drain(&served.front.proxy, stop).await;
     if let Some(sandboxes) = &served.sandboxes {
         sandboxes.close().await;
@@ -246,9 +266,9 @@ impl Serve for Front {
     }
 }
 
-fn tag(text: &Text) -> RevisionTag {
+fn tag(text: &Text, origin: Origin) -> RevisionTag {
     let digest = text.digest();
-    RevisionTag { number: 0, digest: digest.0, label: format!("file:{}", digest.short()).into() }
+    RevisionTag { number: 0, digest: digest.0, label: format!("{}:{}", origin.name(), digest.short()).into() }
 }
 
 /// A running proxy and the text it came from.
@@ -258,6 +278,9 @@ struct Served {
     /// With `--data`.
     sandboxes: Option<Sandboxes>,
     commands: mpsc::Receiver<Command>,
+    /// Configs that come over the admin address.
+    orders: mpsc::Receiver<Order>,
+    history: History,
     source: Source,
     /// Files of a certificate for a config that names none.
     certificate: Option<(String, String)>,
@@ -265,22 +288,59 @@ struct Served {
     digest: Digest,
     /// What the watched files looked like when it was tried.
     stamps: Vec<(PathBuf, Option<Stamp>)>,
+    /// A change of the file waits until fewer retired snapshots are used; said once.
+    is_pressed: bool,
 }
 
 impl Served {
     /// Compiles and swaps. On `Err` the old snapshot serves on.
-    async fn activate(&mut self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
-        self.stamps = watched(&self.source, &config).into_iter().map(|path| (path.clone(), Stamp::of(&path))).collect();
-        let (tag, base, born_ms) = (tag(text), Arc::new(config), self.source.written_ms());
-        let mut config = self.front.current(&base, born_ms);
+    async fn activate(&mut self, text: &Text, config: Config, origin: Origin) -> Result<(), Vec<Problem>> {
+        let files = watched(&self.source, &config);
+        let looks = |path: &PathBuf| (path.clone(), Stamp::of(path));
+        if origin == Origin::File {
+            self.stamps = files.iter().map(looks).collect();
+        }
+        let (tag, base) = (tag(text, origin), Arc::new(config.clone()));
+        let born_ms = self.born_ms(origin);
+        let prepared = self.prepare_as(tag.clone(), config, born_ms).await?;
+        let activated = self.front.proxy.activate(prepared).await;
+        activated.map_err(|error| vec![local_problem(text, &error.to_string())])?;
+        (self.front.config, self.front.tag, self.front.born_ms) = (base, tag, born_ms);
+        if origin != Origin::File {
+            // What the file looked like when it was read last still counts: a change of it wins.
+            let known = std::mem::take(&mut self.stamps);
+            let stamp = |path: &PathBuf| known.iter().find(|(its, _)| its == path).cloned();
+            self.stamps = files.iter().map(|path| stamp(path).unwrap_or_else(|| looks(path))).collect();
+        }
+        self.remember(text, origin);
+        Ok(())
+    }
+
+    /// Compiles and lets go of it again.
+    async fn prepare(&self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
+        let born_ms = self.born_ms(Origin::Applied);
+        self.prepare_as(tag(text, Origin::Applied), config, born_ms).await.map(drop)
+    }
+
+    async fn prepare_as(
+        &self,
+        tag: RevisionTag,
+        config: Config,
+        born_ms: Option<i64>,
+    ) -> Result<Prepared, Vec<Problem>> {
+        let mut config = self.front.current(&config, born_ms);
         if let Some(sandboxes) = &self.sandboxes {
             sandboxes.join(&mut config);
         }
-        let proxy = &self.front.proxy;
-        let prepared = proxy.prepare(tag.clone(), Arc::new(config)).await?;
-        proxy.activate(prepared).await.map_err(|error| vec![local_problem(text, &error.to_string())])?;
-        (self.front.config, self.front.tag, self.front.born_ms) = (base, tag, born_ms);
-        Ok(())
+        self.front.proxy.prepare(tag, Arc::new(config)).await
+    }
+
+    /// From when the lives of a text's own sandbox routes count.
+    fn born_ms(&self, origin: Origin) -> Option<i64> {
+        match origin {
+            Origin::File => self.source.written_ms(),
+            _ => Some(crate::clock::now().as_millisecond()),
+        }
     }
 
     /// Says where it listens.
@@ -321,6 +381,7 @@ impl Served {
                         sandboxes.expire(&self.front).await;
                     }
                 }
+                Some(order) = self.orders.recv() => self.obey(order).await,
                 _ = hangup.recv() => {
                     info!("hangup received, reading the config again");
                     service::reloading();
@@ -372,12 +433,32 @@ impl Served {
                 return;
             }
         };
-        if text.digest() == self.digest && !always && !certificates_changed {
+        let is_new = text.digest() != self.digest || always;
+        if !is_new && !certificates_changed {
             return;
         }
-        self.digest = text.digest();
+        if let Some(retired) = self.front.proxy.pressure() {
+            if !std::mem::replace(&mut self.is_pressed, true) {
+                warn!(retired, "retired configs are still used by requests: the change waits until some of these end");
+            }
+            self.stamps.iter_mut().for_each(|(_, stamp)| *stamp = None);
+            return;
+        }
+        self.is_pressed = false;
+        // New certificates go into whatever is served; a new text of the file goes before what was applied.
+        let (text, origin) = match self.history.current() {
+            Some((applied, origin)) if !is_new => (applied.clone(), origin),
+            Some((_, origin)) if origin != Origin::File => {
+                info!("the file is served again, in place of what was applied");
+                (text, Origin::File)
+            }
+            Some(_) | None => (text, Origin::File),
+        };
+        if is_new {
+            self.digest = text.digest();
+        }
         let outcome = match checked(&text, self.certificate.as_ref(), &self.printer) {
-            Ok(config) => self.activate(&text, config).await,
+            Ok(config) => self.activate(&text, config, origin).await,
             Err(problems) => Err(problems),
         };
         match outcome {
@@ -451,6 +532,7 @@ fn settings(args: &RunArgs, alb: &Alb, config: &Config) -> Result<Settings, Fail
         }),
     };
     let mut settings = proxy_settings(args.threads, admin, "--admin", args.insecure_admin);
+    args.admin_access.apply(&mut settings)?;
     let flag = args.listen.clone().map(|address| ListenFlag { address, flag: "--listen" });
     let variable = alb.listen.clone().map(|address| ListenFlag { address, flag: "ALB_LISTEN_ADDR" });
     settings.http_listen = flag.or(variable);
@@ -467,7 +549,7 @@ pub(crate) fn proxy_settings(
 ) -> Settings {
     Settings {
         threads: threads.unwrap_or(0),
-        admin: admin.map(|address| AdminSettings { address, flag, token: None, tls: None, insecure, extra: None }),
+        admin: admin.map(|address| crate::admin::settings(address, flag, insecure)),
         ..Settings::default()
     }
 }

@@ -20,6 +20,7 @@ use sealane_proxy::proxy::Proxy;
 use sealane_proxy::settings::{ListenFlag, Program, Settings};
 use tracing::{info, warn};
 
+use crate::admin::AdminArgs;
 use crate::agent_rollback::{self, RollbackArgs};
 use crate::authority::AuthorityCommand;
 use crate::exit::{Exit, Failure};
@@ -214,6 +215,8 @@ pub struct ProxyArgs {
     #[arg(long, env = "SEALANE_THREADS")]
     threads: Option<usize>,
     #[command(flatten)]
+    admin_access: AdminArgs,
+    #[command(flatten)]
     secrets: SecretArgs,
 }
 
@@ -336,7 +339,11 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
     own.tls_listen = args.tls_addr.map(|address| ListenFlag { address, flag: "--tls-addr" });
     own.trace_endpoint = seed.trace_endpoint.as_deref().and_then(trace_endpoint);
     args.secrets.apply(&mut own);
-    if let Some(admin) = &mut own.admin {
+    args.admin_access.apply(&mut own)?;
+    if let Some(id) = &args.id {
+        own.node.clone_from(id);
+    }
+    if let Some(admin) = own.admin.as_mut().filter(|admin| admin.token.is_none()) {
         admin.token = args.admin_token.or_else(|| seed.admin_token.clone()).filter(|token| !token.is_empty());
     }
     let pull_url = args.pull_url.filter(|_| args.enable_pull);

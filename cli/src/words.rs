@@ -210,6 +210,11 @@ pub(crate) fn proxies(count: u32) -> String {
     if count == 1 { "1 proxy".into() } else { format!("{count} proxies") }
 }
 
+/// `1 node`, `2 nodes`.
+pub(crate) fn nodes(count: u32) -> String {
+    if count == 1 { "1 node".into() } else { format!("{count} nodes") }
+}
+
 /// A fresh id that makes a repeated call the same call.
 ///
 /// # Errors

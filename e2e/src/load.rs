@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -31,6 +31,20 @@ pub async fn get(client: &HttpClient, url: &str) -> Result<(u16, String), String
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
     tokio::time::timeout(Duration::from_secs(10), answer).await.unwrap_or_else(|_| Err("no answer within 10s".into()))
+}
+
+/// What came of one request with a body.
+pub async fn post(url: &str, body: &str) -> Result<(u16, String), String> {
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let request = http::Request::post(url).body(Full::new(Bytes::from(body.to_owned())));
+    let request = request.map_err(|error| format!("{url}: {error}"))?;
+    let answer = async {
+        let answer = client.request(request).await.map_err(|error| format!("{error:?}"))?;
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.map_err(|error| format!("body: {error:?}"))?.to_bytes();
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::time::timeout(Duration::from_secs(30), answer).await.unwrap_or_else(|_| Err("no answer within 30s".into()))
 }
 
 /// What was seen at one proxy.

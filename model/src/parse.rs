@@ -50,6 +50,7 @@ mod rollout;
 mod route;
 mod sandbox;
 mod server;
+pub mod shown;
 mod size;
 mod small;
 mod source;

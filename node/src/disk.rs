@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use thiserror::Error;
 
+pub use crate::said::chain;
+
 /// A file operation that failed, and on what.
 #[derive(Debug, Error)]
 #[error("cannot {doing} `{}`", path.display())]
@@ -85,18 +87,6 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, DiskError> {
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(DiskError::new("read", path, source)),
     }
-}
-
-/// An error with its causes, for logs and alarms.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 const TEMPORARY_PREFIX: &str = ".tmp-";

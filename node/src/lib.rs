@@ -13,3 +13,4 @@ pub mod identity;
 pub mod keyring;
 pub mod listen;
 pub mod member;
+pub mod said;

@@ -18,6 +18,8 @@ use thiserror::Error;
 
 use crate::v1;
 
+mod question;
+
 /// Why a message has no meaning in the model.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum ConvertError {

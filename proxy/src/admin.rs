@@ -7,35 +7,39 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 
-use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::serve::IncomingStream;
-use axum::{Json, Router};
 use sealane_model::config::ListenAddress;
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
-use crate::admin::lockout::Lockout;
-use crate::clock::Moment;
-use crate::exposition;
-use crate::http1::request_head::host_of;
+use self::api::Access;
+use self::guard::{Caller, Rate};
+use self::lockout::Lockout;
 use crate::metrics::lock;
 use crate::serve::StartError;
 use crate::settings::AdminSettings;
-use crate::shared::{Shared, Stage};
+use crate::shared::Shared;
 
+pub(crate) use self::guard::may_scrape;
+
+mod answer;
+mod api;
 mod cache;
+mod config;
+mod drain;
 mod explain;
+mod guard;
 mod live;
 mod lockout;
+mod openapi;
+mod pools;
+mod probe;
+mod tail;
 mod tls;
 
 /// Binds and serves. Where it is bound.
@@ -113,231 +117,31 @@ impl AdminSettings {
     }
 }
 
+/// Layers from the inside out: what is asked, how often, by whom, from where; and an id on every answer.
 fn router(settings: &AdminSettings, shared: &Arc<Shared>, ip: IpAddr) -> Router {
-    let open = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/ready", get(ready))
-        .route("/readyz", get(ready))
-        .with_state(Arc::clone(shared));
-    let guarded = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/api/v2/config/current", get(current))
-        .route("/api/v2/drain", get(drain_state).post(drain))
-        .route("/api/v2/explain", get(explain::explain))
-        .route("/api/v2/samples", get(samples))
-        .route("/api/v2/pools/{id}/health", get(pool_health))
-        .route("/api/v2/cache/stats", get(cache::stats))
-        .route("/api/v2/cache/purge", post(cache::purge))
-        .route("/admin/cache/{domain}", delete(cache::purge_domain))
-        .route("/api/v2/breakers", get(live::breakers))
-        .route("/api/v2/traffic/canary", get(live::traffic))
-        .with_state(Arc::clone(shared))
-        .merge(settings.extra.clone().unwrap_or_default());
-    let guarded = match &settings.token {
+    let rate = Arc::new(Rate::new(settings.rate_per_second));
+    let limit = move |request: Request, next: Next| guard::limit(Arc::clone(&rate), request, next);
+    let own = |access: Access| {
+        let routes = api::routes(|its| its == access).layer(DefaultBodyLimit::max(SMALL_BYTES_MAX));
+        routes.layer(middleware::from_fn(answer::speak_json)).with_state(Arc::clone(shared))
+    };
+    let lockout = Arc::new(Lockout::default());
+    let protect = |router: Router| match &settings.token {
         Some(token) => {
-            let digest: [u8; 32] = Sha256::digest(token).into();
-            let lockout = Arc::new(Lockout::default());
-            guarded.layer(middleware::from_fn(move |request: Request, next: Next| {
-                authorize(digest, Arc::clone(&lockout), request, next)
+            let (digest, lockout): ([u8; 32], _) = (Sha256::digest(token).into(), Arc::clone(&lockout));
+            router.layer(middleware::from_fn(move |request: Request, next: Next| {
+                guard::authorize(digest, Arc::clone(&lockout), request, next)
             }))
         }
-        None => guarded,
+        None => router,
     };
-    let router = guarded.merge(open).fallback(not_found).method_not_allowed_fallback(wrong_method);
-    if ip.is_loopback() { router.layer(middleware::from_fn(refuse_foreign)) } else { router }
+    let limited = protect(own(Access::Limited)).layer(middleware::from_fn(limit));
+    let guarded = protect(own(Access::Guarded).merge(settings.extra.clone().unwrap_or_default())).merge(limited);
+    let open = api::routes(|access| access == Access::Open).with_state(Arc::clone(shared));
+    let router = guarded.merge(open).fallback(answer::not_found).method_not_allowed_fallback(answer::wrong_method);
+    let router = if ip.is_loopback() { router.layer(middleware::from_fn(guard::refuse_foreign)) } else { router };
+    router.layer(middleware::from_fn(answer::identify))
 }
 
-async fn healthz() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
-}
-
-async fn ready(State(shared): State<Arc<Shared>>) -> Response {
-    if shared.is_ready() {
-        return Json(json!({ "status": "ready" })).into_response();
-    }
-    let reason = if shared.current.version() == 0 { "no config is active" } else { "shutting down" };
-    let body = Json(json!({ "status": "not_ready", "reason": reason }));
-    (StatusCode::SERVICE_UNAVAILABLE, body).into_response()
-}
-
-async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let snapshot = shared.current.snapshot();
-    if let Some(snapshot) = snapshot {
-        let metrics = &snapshot.config.metrics;
-        if !metrics.enabled {
-            return refusal(StatusCode::NOT_FOUND, "no_route", "metrics are off");
-        }
-        let sent = headers.get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
-        if !may_scrape(metrics.token_env.as_deref(), sent) {
-            return refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a bearer token is required");
-        }
-    }
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let (content_type, text) = exposition::answer(&shared, accept);
-    ([(header::CONTENT_TYPE, content_type)], text).into_response()
-}
-
-/// Recent requests, as decisions saw them.
-async fn samples(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let shapes: Vec<_> = shared.registry.threads.iter().flat_map(|cells| cells.samples.shapes()).collect();
-    Json(json!({ "requests": shapes }))
-}
-
-async fn current(State(shared): State<Arc<Shared>>) -> Response {
-    let Some(snapshot) = shared.current.snapshot() else {
-        return refusal(StatusCode::NOT_FOUND, "no_route", "no config is active");
-    };
-    let digest: String = snapshot.tag.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    let routes: Vec<Value> = snapshot
-        .routes
-        .iter()
-        .map(|route| json!({ "id": &*route.id, "pool": &*snapshot.pools[route.pool()].id }))
-        .collect();
-    let pools: Vec<Value> = snapshot
-        .pools
-        .iter()
-        .map(|pool| {
-            let endpoints: Vec<&str> = pool.endpoints.iter().map(|endpoint| &*endpoint.address).collect();
-            json!({ "id": &*pool.id, "endpoints": endpoints })
-        })
-        .collect();
-    let listeners: Vec<Value> = snapshot
-        .listeners
-        .iter()
-        .map(|listener| json!({ "name": listener.name, "address": listener.address.to_string(), "tls": listener.tls }))
-        .collect();
-    Json(json!({
-        "revision": snapshot.tag.number,
-        "label": &*snapshot.tag.label,
-        "digest": digest,
-        "listeners": listeners,
-        "routes": routes,
-        "pools": pools,
-    }))
-    .into_response()
-}
-
-/// Begins a drain, once; says how far it is.
-async fn drain(State(shared): State<Arc<Shared>>) -> Response {
-    shared.drain_asked.notify_one();
-    (StatusCode::ACCEPTED, drain_state(State(shared)).await).into_response()
-}
-
-async fn drain_state(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let stage = match shared.stage() {
-        Stage::Serving => "serving",
-        Stage::Leaving => "leaving",
-        Stage::Draining => "draining",
-        Stage::Drained => "drained",
-    };
-    Json(json!({ "stage": stage, "connections": shared.open_connections() }))
-}
-
-async fn pool_health(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let snapshot = shared.current.snapshot();
-    let pool = snapshot.as_ref().and_then(|snapshot| snapshot.pools.iter().find(|pool| *pool.id == id));
-    let Some(pool) = pool else {
-        return refusal(StatusCode::NOT_FOUND, "no_route", "no such pool");
-    };
-    let now_ms = Moment::now().millis();
-    let endpoints: Vec<Value> = pool
-        .endpoints
-        .iter()
-        .map(|endpoint| {
-            let (failures, ejected_until_ms) = endpoint.live.passive_state();
-            json!({
-                "address": &*endpoint.address,
-                "healthy": endpoint.live.is_available(now_ms),
-                "probes_healthy": endpoint.live.is_probed_healthy(),
-                "consecutive_failures": failures,
-                "ejected_for_ms": ejected_until_ms.saturating_sub(now_ms),
-            })
-        })
-        .collect();
-    let healthy = pool.endpoints.iter().filter(|endpoint| endpoint.live.is_available(now_ms)).count();
-    Json(json!({ "pool": id, "healthy": healthy, "total": endpoints.len(), "endpoints": endpoints })).into_response()
-}
-
-/// `Allow` is added by the router.
-async fn wrong_method() -> Response {
-    refusal(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "method not allowed")
-}
-
-async fn not_found() -> Response {
-    refusal(StatusCode::NOT_FOUND, "no_route", "no such admin path")
-}
-
-fn refusal(status: StatusCode, category: &str, error: &str) -> Response {
-    (status, Json(json!({ "error": error, "category": category, "error_category": category }))).into_response()
-}
-
-/// Whether a scrape with this `Authorization` may see metrics. A token that is asked for but not set lets nobody in.
-pub(crate) fn may_scrape(token_env: Option<&str>, authorization: Option<&[u8]>) -> bool {
-    let Some(name) = token_env else { return true };
-    let Ok(token) = std::env::var(name) else { return false };
-    !token.is_empty() && is_bearer(authorization, Sha256::digest(token).into())
-}
-
-/// Compares digests, so that time tells nothing about the token.
-fn is_bearer(authorization: Option<&[u8]>, digest: [u8; 32]) -> bool {
-    let token = authorization.and_then(|value| value.strip_prefix(b"Bearer "));
-    token.is_some_and(|token| <[u8; 32]>::from(Sha256::digest(token)) == digest)
-}
-
-async fn authorize(digest: [u8; 32], lockout: Arc<Lockout>, request: Request, next: Next) -> Response {
-    let caller = request.extensions().get::<ConnectInfo<Caller>>();
-    let caller = caller.map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(Caller(ip))| *ip);
-    let now_ms = Moment::now().millis();
-    if let Some(locked_ms) = lockout.locked_ms(caller, now_ms) {
-        let seconds = locked_ms.div_ceil(1000).to_string();
-        let refusal = refusal(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many wrong tokens from this address");
-        return ([(header::RETRY_AFTER, seconds)], refusal).into_response();
-    }
-    let sent = request.headers().get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
-    if is_bearer(sent, digest) {
-        return next.run(request).await;
-    }
-    if sent.is_some() {
-        lockout.guessed_wrong(caller, now_ms);
-    }
-    refusal(StatusCode::UNAUTHORIZED, "unauthorized", "a bearer token is required")
-}
-
-/// Who an admin connection comes from.
-#[derive(Clone, Copy, Debug)]
-struct Caller(IpAddr);
-
-impl Connected<IncomingStream<'_, TcpListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        Self(stream.remote_addr().ip())
-    }
-}
-
-impl Connected<IncomingStream<'_, tls::TlsListener>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, tls::TlsListener>) -> Self {
-        Self(stream.remote_addr().ip())
-    }
-}
-
-/// Refuses what a page of another site could make a browser on this machine send.
-async fn refuse_foreign(request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text("host").or_else(|| request.uri().authority().map(http::uri::Authority::as_str));
-    let own_origin = |origin: &str| origin.split_once("://").is_some_and(|(_, authority)| Some(authority) == host);
-    if !host.is_some_and(|host| is_loopback(host_of(host))) {
-        return refusal(StatusCode::FORBIDDEN, "misdirected", "only loopback names are served here");
-    }
-    if headers.contains_key("origin") && !text("origin").is_some_and(own_origin) {
-        return refusal(StatusCode::FORBIDDEN, "bad_request", "cross-origin requests are refused");
-    }
-    if headers.contains_key("sec-fetch-site") && !matches!(text("sec-fetch-site"), Some("same-origin" | "none")) {
-        return refusal(StatusCode::FORBIDDEN, "bad_request", "cross-site requests are refused");
-    }
-    next.run(request).await
-}
-
-fn is_loopback(host: &str) -> bool {
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    host == "localhost" || host.ends_with(".localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-}
+/// Largest body of what is no config, in bytes.
+const SMALL_BYTES_MAX: usize = 64 << 10;

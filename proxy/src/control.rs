@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_model::envelope::Envelope;
+use sealane_model::parse::Reader;
 use sealane_model::release::VerifiedRelease;
 use sealane_model::trust::TrustRoot;
 use sealane_model::verify::VerifyError;
@@ -24,7 +25,7 @@ use sealane_node::member::Role;
 use sealane_proto::v1;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,7 @@ use self::http_client::{HttpClient, Way};
 use self::link::{Observer, Stream};
 use self::metrics::ControlMetrics;
 use self::poll::{Kind, Out, Poll};
+use self::questions::Questions;
 use self::refusal::Refusals;
 use self::sandbox::{Base, Sandboxes};
 pub use self::state::StateError;
@@ -55,7 +57,9 @@ mod folder;
 mod http_client;
 mod link;
 mod metrics;
+mod overrule;
 mod poll;
+mod questions;
 mod refusal;
 mod sandbox;
 mod state;
@@ -207,6 +211,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     let store = Arc::new(Mutex::new(store));
     let uplink = uplink(&settings, &fleet, &hello, &store, &refusals).await?;
     let (drain_in, drain) = watch::channel(false);
+    let orders = proxy.take_orders(Reader::Fleet);
     let measure = Measure { proxy: proxy.clone(), refusals: refusals.clone() };
     let applier = Applier {
         proxy,
@@ -223,6 +228,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         sandboxes,
         base,
         rehearsal: None,
+        overruled: None,
     };
     let metrics = ControlMetrics {
         status: seen.clone(),
@@ -237,13 +243,24 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     let observer =
         Observer { uplink: uplink.clone(), status: seen.clone(), attached: attached.clone(), measure: measure.clone() };
     let (cancel, tasks) = (CancellationToken::new(), TaskTracker::new());
-    tasks.spawn(applier.run(commands, cancel.clone()));
+    tasks.spawn(applier.run(commands, orders, cancel.clone()));
     match &uplink {
         Uplink::Agent(link) => {
+            let (questions, asked) = mpsc::channel(questions::WAITING_MAX);
+            let answering = Questions {
+                proxy: measure.proxy.clone(),
+                link: Arc::clone(link),
+                id: id.clone(),
+                instance: hello.instance.clone(),
+                tails: Arc::default(),
+            };
+            tasks.spawn(answering.run(asked, cancel.clone()));
             let link = Arc::clone(link);
-            let stream = Stream { link, hello, status: seen.clone(), desired, sandbox, attached: attached_in };
+            let stream =
+                Stream { link, hello, status: seen.clone(), desired, sandbox, questions, attached: attached_in };
             tasks.spawn(stream.run(cancel.clone()))
         }
+        // Nobody can ask what only polls.
         Uplink::Poll(poll) => {
             let out = Out { status: seen.clone(), desired, sandbox, attached: attached_in };
             tasks.spawn(Arc::clone(poll).run(out, cancel.clone()))
@@ -348,7 +365,7 @@ async fn serve_kept(
     };
     let bundle = store.open_kept(release).map_err(|error| disk::chain(&error))?;
     let config = apply::read(&bundle).await.map_err(words)?;
-    let base = Base::of(release, config);
+    let base = Base::of(&bundle, config);
     let (joined, _) = sandboxes.join(&base);
     let prepared = proxy.prepare(apply::tag(release), Arc::new(joined)).await.map_err(words)?;
     proxy.activate(prepared).await.map_err(|error| disk::chain(&error))?;

@@ -9,6 +9,7 @@
 
 // A process, its threads and what they share.
 pub mod builder;
+pub mod desk;
 mod drain;
 pub mod handover;
 pub mod hooks;
@@ -64,6 +65,7 @@ pub mod cache;
 // What goes on beside them.
 mod access_log;
 mod admin;
+pub mod explain;
 mod exposition;
 mod health;
 mod jwks;
@@ -71,6 +73,7 @@ mod metrics;
 mod outlier;
 mod plugin;
 mod sample;
+pub mod tap;
 
 // Attached to a fleet: the only part that talks to an agent.
 pub mod control;

@@ -6,11 +6,14 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use sealane_model::account::Asked;
 use sealane_model::config::{CacheStore, Config, Position};
+use sealane_model::impact::Shape;
 use sealane_model::latency;
+use sealane_model::parse::Reader;
 use sealane_model::problem::Problem;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time;
@@ -20,7 +23,9 @@ use crate::admin::AdminListener;
 use crate::builder::Builder;
 use crate::cache::{CacheStats, Purge, PurgeError};
 use crate::clock::Moment;
+use crate::desk::{self, Order as DeskOrder, Source};
 use crate::drain;
+use crate::explain::{self, ExplainError, Explained};
 use crate::exposition;
 use crate::health::Health;
 use crate::metrics::{APPLY_EDGES_US, Count, PerThread, RevisionCells, lock, total};
@@ -30,6 +35,7 @@ use crate::shared::{Shared, Stage};
 use crate::snapshot::problems::error;
 use crate::snapshot::{CompiledListener, Snapshot, compile};
 use crate::sockets::{Socket, Sockets};
+use crate::tap::{Filter, Tail};
 use crate::worker::{Order, WorkerHandle};
 
 pub use crate::drain::Notice;
@@ -64,6 +70,8 @@ pub(crate) struct Inner {
     listening: Mutex<Vec<(String, Arc<Socket>)>>,
     /// Held through an activation: one at a time.
     activating: tokio::sync::Mutex<()>,
+    /// Snapshots that were replaced and may still be used.
+    retired: Mutex<Vec<Weak<Snapshot>>>,
     /// Held through a drain.
     pub(crate) draining: tokio::sync::Mutex<()>,
     health: Health,
@@ -156,6 +164,7 @@ impl Proxy {
                 sockets: Sockets::default(),
                 listening: Mutex::default(),
                 activating: tokio::sync::Mutex::default(),
+                retired: Mutex::default(),
                 draining: tokio::sync::Mutex::default(),
                 health: Health::default(),
                 admin: started.admin,
@@ -280,6 +289,71 @@ impl Proxy {
         self.inner.shared.cache.purge(purge)
     }
 
+    /// Recent requests, as decisions saw them: a bounded sample.
+    #[must_use]
+    pub fn samples(&self) -> Vec<Shape> {
+        self.inner.shared.samples()
+    }
+
+    /// Which route takes a request that may be sent, and why.
+    ///
+    /// # Errors
+    /// Nothing is served, or it is no request.
+    pub fn explain(&self, asked: &Asked) -> Result<Explained, ExplainError> {
+        explain::explain(&self.inner.shared, asked)
+    }
+
+    /// Which route took a request that was sent, and which would now.
+    ///
+    /// # Errors
+    /// It is not remembered, or nothing is served.
+    pub fn explain_past(&self, request_id: &str) -> Result<Explained, ExplainError> {
+        explain::explain_past(&self.inner.shared, request_id)
+    }
+
+    /// Watches requests as they end. `None`: so many watch already.
+    #[must_use]
+    pub fn tail(&self, filter: Filter) -> Option<Tail> {
+        Tail::begin(&self.inner.shared, filter)
+    }
+
+    /// Makes the caller the owner of the config: orders from the admin address come to it from now on. `reader`: for whom
+    /// texts are checked before.
+    #[must_use]
+    pub fn take_orders(&self, reader: Reader) -> mpsc::Receiver<DeskOrder> {
+        let (desk, orders) = desk::line(reader);
+        self.inner.shared.set_desk(desk);
+        orders
+    }
+
+    /// Says which text is served; the owner does after each activation.
+    pub fn set_source(&self, source: Source) {
+        self.inner.shared.set_source(source);
+    }
+
+    /// Which text is served, where the owner has said it.
+    #[must_use]
+    pub fn source(&self) -> Option<Arc<Source>> {
+        self.inner.shared.source()
+    }
+
+    /// How many retired snapshots requests still use, where that is more than a further config should be taken with
+    /// ([`Settings::retired_max`]); `None`: there is room.
+    #[must_use]
+    pub fn pressure(&self) -> Option<usize> {
+        let retired = self.retired();
+        (retired >= self.inner.shared.settings.retired_max.max(1)).then_some(retired)
+    }
+
+    /// Retired snapshots that requests still use.
+    #[must_use]
+    pub fn retired(&self) -> usize {
+        let mut retired = lock(&self.inner.retired);
+        retired.retain(|snapshot| snapshot.strong_count() > 0);
+        // The one that is held for freeing it elsewhere is no request's.
+        retired.iter().filter(|snapshot| snapshot.strong_count() > 1).count()
+    }
+
     /// Opens the access log's file anew, after a rotation.
     pub fn reopen_log(&self) {
         self.inner.shared.log.reopen();
@@ -377,6 +451,11 @@ impl Inner {
         self.shared.cache.adopt(store, fingerprints);
         self.shared.registry.make_room(&snapshot);
         if let Some(before) = self.shared.current.swap(Arc::clone(&snapshot)) {
+            {
+                let mut retired = lock(&self.retired);
+                retired.retain(|snapshot| snapshot.strong_count() > 0);
+                retired.push(Arc::downgrade(&before));
+            }
             self.background.handle().spawn(retire(before));
         }
         self.shared.registry.swaps.fetch_add(1, Ordering::Relaxed);

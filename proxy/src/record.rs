@@ -21,6 +21,7 @@ use crate::http1::framing::Version;
 use crate::http1::request_head::RequestHead;
 use crate::http1::write::decimal;
 use crate::metrics::{CACHE_RESULTS, DURATION_EDGES_US, RETRY_REASONS, SIZE_EDGES};
+use crate::tap::Seen;
 use crate::trace::{Trace, TraceContext, write_hex};
 use crate::view::View;
 use crate::worker::Worker;
@@ -55,9 +56,21 @@ pub(crate) struct Record {
     pub(crate) edits: Option<Box<Edits>>,
     /// What its trace will show; `None`: nothing.
     pub(crate) trace: Option<Box<Trace>>,
+    /// What those who watch will see; `None`: nobody watches.
+    watched: Option<Box<Watched>>,
     /// The request id, then two pieces of the line.
     facts: Vec<u8>,
     id_end: usize,
+    piece_end: usize,
+}
+
+/// The head of a request that somebody watches.
+#[derive(Debug, Default)]
+struct Watched {
+    host: String,
+    path: String,
+    /// The two pieces of its line.
+    facts: Vec<u8>,
     piece_end: usize,
 }
 
@@ -96,6 +109,7 @@ impl Record {
             upstream_us: None,
             edits: None,
             trace: None,
+            watched: None,
             id_end: facts.len(),
             piece_end: facts.len(),
             facts,
@@ -106,10 +120,17 @@ impl Record {
         {
             record.trace = Some(Trace::begin(traces, worker, peer, client, request));
         }
+        if worker.shared.taps.is_on() {
+            record.watch(peer, client, request);
+        }
         let plan = &record.view.snapshot.log;
         if plan.is_on() {
             match plan.format {
-                LogFormat::Json => record.write_json_facts(peer, client, request),
+                LogFormat::Json => {
+                    let mut facts = std::mem::take(&mut record.facts);
+                    record.piece_end = record.write_json_facts(&mut facts, peer, client, request);
+                    record.facts = facts;
+                }
                 LogFormat::Text => record.write_text_facts(peer, client, request),
             }
         }
@@ -163,11 +184,17 @@ impl Record {
             worker.cells.refused[reason as usize].add(1);
             lane.refused[reason as usize].add(1);
         }
+        if let Some(watched) = self.watched.take() {
+            self.show(&watched, worker, duration_us, now);
+        }
         let plan = &self.view.snapshot.log;
         let unlogged = self.status < 500 && self.edits.as_ref().is_some_and(|edits| edits.unlogged);
         if plan.is_on() && !unlogged {
             worker.log_line(plan, |out| match plan.format {
-                LogFormat::Json => self.write_json(out, worker, duration_us),
+                LogFormat::Json => {
+                    let (first, last) = self.facts[self.id_end..].split_at(self.piece_end - self.id_end);
+                    self.write_json(out, worker, duration_us, first, last);
+                }
                 LogFormat::Text => self.write_text(out, worker),
             });
         }
@@ -194,9 +221,44 @@ impl Record {
         traffic.live.count(worker.index, variant, error, latency_us);
     }
 
-    fn write_json_facts(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
+    /// Puts the head into words for those who watch.
+    #[cold]
+    fn watch(&mut self, peer: &Peer, client: Client, request: Option<(&RequestHead<'_>, &[u8], &Fields)>) {
+        let mut watched = Box::<Watched>::default();
+        if let Some((head, ..)) = request {
+            head.host().clone_into(&mut watched.host);
+            head.path.clone_into(&mut watched.path);
+        }
+        watched.piece_end = self.write_json_facts(&mut watched.facts, peer, client, request);
+        self.watched = Some(watched);
+    }
+
+    /// Shows the request to those who watch and want it.
+    #[cold]
+    fn show(&self, watched: &Watched, worker: &Worker, duration_us: u64, now: Moment) {
+        let snapshot = &self.view.snapshot;
+        let route = self.route.map(|route| &snapshot.routes[route]);
+        let seen = Seen {
+            route: route.map_or("", |route| &*route.id),
+            pool: route.map_or("", |route| &*snapshot.pools[route.targets[self.target].pool].id),
+            status: self.status,
+            host: &watched.host,
+            path: &watched.path,
+            duration_us,
+        };
+        let (first, last) = watched.facts.split_at(watched.piece_end);
+        worker.shared.taps.show(&seen, now.millis(), |out| self.write_json(out, worker, duration_us, first, last));
+    }
+
+    /// The two pieces of a JSON line that the head knows; gives where the first one ends.
+    fn write_json_facts(
+        &self,
+        facts: &mut Vec<u8>,
+        peer: &Peer,
+        client: Client,
+        request: Option<(&RequestHead<'_>, &[u8], &Fields)>,
+    ) -> usize {
         let plan = &self.view.snapshot.log;
-        let facts = &mut self.facts;
         facts.extend_from_slice(b",\"method\":");
         json_string(facts, request.map_or("", |(head, ..)| head.method));
         facts.extend_from_slice(b",\"path\":");
@@ -213,7 +275,7 @@ impl Record {
         }
         facts.extend_from_slice(b",\"host\":");
         json_string(facts, request.map_or("", |(head, ..)| head.host()));
-        self.piece_end = facts.len();
+        let piece_end = facts.len();
         facts.extend_from_slice(b",\"remote_addr\":\"");
         write_client(facts, peer, client);
         facts.extend_from_slice(if peer.tls.is_some() { b"\",\"tls\":true" } else { b"\",\"tls\":false" });
@@ -238,9 +300,10 @@ impl Record {
         {
             write_hex(facts, &context.trace_id);
         }
+        piece_end
     }
 
-    fn write_json(&self, out: &mut Vec<u8>, worker: &Worker, duration_us: u64) {
+    fn write_json(&self, out: &mut Vec<u8>, worker: &Worker, duration_us: u64, first: &[u8], last: &[u8]) {
         let snapshot = &self.view.snapshot;
         let unix_nanos = worker.unix_nanos(self.started);
         out.extend_from_slice(b"{\"timestamp\":\"");
@@ -250,7 +313,7 @@ impl Record {
         out.extend_from_slice(b"Z\",\"request_id\":\"");
         out.extend_from_slice(self.request_id());
         out.push(b'"');
-        out.extend_from_slice(&self.facts[self.id_end..self.piece_end]);
+        out.extend_from_slice(first);
         match self.route {
             Some(route) => out.extend_from_slice(&snapshot.routes[route].targets[self.target].log_members),
             None => out.extend_from_slice(b",\"route\":\"\",\"pool\":\"\""),
@@ -288,10 +351,9 @@ impl Record {
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
         out.extend_from_slice(b"\",\"attempts\":");
         decimal(out, u64::from(self.attempts));
-        let end = &self.facts[self.piece_end..];
-        out.extend_from_slice(end);
+        out.extend_from_slice(last);
         // The last of these pieces is a trace id, which a stage may have given.
-        if let Some(trace) = self.trace.as_ref().filter(|_| end.ends_with(b"\"")) {
+        if let Some(trace) = self.trace.as_ref().filter(|_| last.ends_with(b"\"")) {
             write_hex(out, &trace.context.trace_id);
         }
         out.extend_from_slice(b"\",\"bytes_in\":");

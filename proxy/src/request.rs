@@ -97,12 +97,13 @@ pub(crate) fn begin(cx: &mut Context<'_>, worker: &Rc<Worker>, peer: &Peer, byte
         let after = Manner::of(&head, worker).after;
         return (Begun::Answered(Box::new(Answer { record, bytes, content: None, after })), head.length);
     }
-    match route(&view, &request, fields).and_then(|route| {
+    let decided = route(&view, &request, fields);
+    sample(worker, &view, &record, &request, fields, decided.as_ref().ok().copied());
+    match decided.and_then(|route| {
         record.route = Some(route);
         if let Some(trace) = &mut record.trace {
             trace.event("route", "route", &*view.snapshot.routes[route].id);
         }
-        sample(worker, &view, &record, &request, fields);
         check(&view.snapshot.routes[route], &view, &request).map(|()| route)
     }) {
         Ok(route) => pass(cx, worker, record, route, 0, &request, fields),
@@ -254,12 +255,13 @@ fn answer_for_listener(
     None
 }
 
-/// Remembers one request a tick.
-fn sample(worker: &Worker, view: &View, record: &Record, request: &Request<'_>, fields: &Fields) {
+/// Remembers a few requests a tick.
+fn sample(worker: &Worker, view: &View, record: &Record, request: &Request<'_>, fields: &Fields, route: Option<usize>) {
     let samples = &worker.cells.samples;
     if samples.is_due(worker.wheel.now()) {
         let headers = FieldView { bytes: request.bytes, fields };
-        samples.keep(record.request_id(), &decide_head(request, &headers), &view.snapshot.compared);
+        let decided = (&view.snapshot.tag.label, route.map(|route| &view.snapshot.routes[route].id));
+        samples.keep(record.request_id(), &decide_head(request, &headers), &view.snapshot.compared, decided);
     }
 }
 

@@ -1,25 +1,27 @@
 //! A bounded memory of recent requests, as decisions saw them: what `plan` runs through a new config, and what `explain`
 //! knows of a request id.
 //!
-//! Each thread keeps at most one request a tick, so that a busy proxy pays a comparison for each request and a few
-//! copies a second. Slots are reused. What is kept is [`Compared`]'s to say: no bodies, no values that no condition
+//! Each thread keeps a few requests a tick, so that a quiet proxy remembers all of them, and a busy one pays a comparison for
+//! each request and a few hundred copies a second. Slots are reused. What is kept is [`Compared`]'s to say: no bodies, no values that no condition
 //! names, no credentials.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use sealane_model::decide::RequestHead;
 use sealane_model::impact::{Compared, Shape};
 
 /// Requests that one thread remembers.
 const SHAPES_MAX: usize = 512;
+/// Requests of one tick that are kept.
+const PER_TICK_MAX: u64 = 4;
 /// Bytes of a host or path that are kept; longer ones are not sampled, since half a path is another path.
 const TEXT_BYTES_MAX: usize = 2048;
 
 /// One thread's memory.
 #[derive(Debug, Default)]
 pub(crate) struct Samples {
-    /// The tick of the latest one.
+    /// The tick of the latest one, and how many of that tick were kept.
     last: AtomicU64,
     ring: Mutex<Ring>,
 }
@@ -27,35 +29,54 @@ pub(crate) struct Samples {
 #[derive(Debug, Default)]
 struct Ring {
     /// Made at the first request, all of them with room for usual texts: a request in steady state allocates nothing.
-    shapes: Vec<Shape>,
+    shapes: Vec<Kept>,
     /// Slots that have been filled.
     used: usize,
     next: usize,
 }
 
-fn slot() -> Shape {
-    Shape {
+/// A request and what was decided.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) shape: Shape,
+    /// Label of the config that decided.
+    pub(crate) config: Option<Arc<str>>,
+    /// The route that took it; `None`: none did.
+    pub(crate) route: Option<Arc<str>>,
+}
+
+fn slot() -> Kept {
+    let shape = Shape {
         request_id: String::with_capacity(32),
         method: String::with_capacity(8),
         host: String::with_capacity(32),
         path: String::with_capacity(64),
         ..Shape::default()
-    }
+    };
+    Kept { shape, ..Kept::default() }
 }
 
 impl Samples {
     /// Whether a request of this tick is kept. Only the thread itself asks.
     pub(crate) fn is_due(&self, tick: u64) -> bool {
         // Tick 0 is due too.
-        if self.last.load(Ordering::Relaxed) == tick + 1 {
+        let first = (tick + 1) * PER_TICK_MAX;
+        let last = self.last.load(Ordering::Relaxed);
+        if last >= first + PER_TICK_MAX - 1 {
             return false;
         }
-        self.last.store(tick + 1, Ordering::Relaxed);
+        self.last.store(if last < first { first } else { last + 1 }, Ordering::Relaxed);
         true
     }
 
     /// Keeps a request, in place of the oldest one.
-    pub(crate) fn keep(&self, request_id: &[u8], head: &RequestHead<'_>, compared: &Compared) {
+    pub(crate) fn keep(
+        &self,
+        request_id: &[u8],
+        head: &RequestHead<'_>,
+        compared: &Compared,
+        (config, route): (&Arc<str>, Option<&Arc<str>>),
+    ) {
         if head.path.len() > TEXT_BYTES_MAX || head.host.len() > TEXT_BYTES_MAX {
             return;
         }
@@ -67,13 +88,21 @@ impl Samples {
         let at = ring.next;
         ring.used = ring.used.max(at + 1);
         ring.next = (at + 1) % SHAPES_MAX;
-        let Some(shape) = ring.shapes.get_mut(at) else { return };
-        fill(shape, request_id, head, compared);
+        let Some(kept) = ring.shapes.get_mut(at) else { return };
+        fill(&mut kept.shape, request_id, head, compared);
+        (kept.config, kept.route) = (Some(Arc::clone(config)), route.map(Arc::clone));
+    }
+
+    /// A request by its id.
+    pub(crate) fn find(&self, request_id: &str) -> Option<Kept> {
+        let ring = self.ring.lock().ok()?;
+        ring.shapes[..ring.used].iter().find(|kept| kept.shape.request_id == request_id).cloned()
     }
 
     /// What is remembered, in no order.
     pub(crate) fn shapes(&self) -> Vec<Shape> {
-        self.ring.lock().map(|ring| ring.shapes[..ring.used].to_vec()).unwrap_or_default()
+        let kept = |ring: &Ring| ring.shapes[..ring.used].iter().map(|kept| kept.shape.clone()).collect();
+        self.ring.lock().map(|ring| kept(&ring)).unwrap_or_default()
     }
 }
 
@@ -138,7 +167,10 @@ mod tests {
             query: Some("debug=1&token=hunter2"),
             headers: &headers,
         };
-        samples.keep(b"id-1", &head, &compared());
+        samples.keep(b"id-1", &head, &compared(), (&Arc::from("r1"), Some(&Arc::from("all"))));
+        let kept = samples.find("id-1").unwrap();
+        assert_eq!((kept.config.as_deref(), kept.route.as_deref()), (Some("r1"), Some("all")));
+        assert!(samples.find("id-2").is_none());
         let shapes = samples.shapes();
         assert_eq!(shapes.len(), 1);
         assert_eq!(shapes[0].headers, [("x-version".to_owned(), None)]);
@@ -148,14 +180,15 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded_and_one_tick_gives_one_sample() {
+    fn memory_is_bounded_and_one_tick_gives_a_few_samples() {
         let samples = Samples::default();
-        assert!(samples.is_due(0) && !samples.is_due(0) && samples.is_due(1));
+        let due = |tick| (0..10).filter(|_| samples.is_due(tick)).count() as u64;
+        assert_eq!([due(0), due(0), due(1), due(7)], [PER_TICK_MAX, 0, PER_TICK_MAX, PER_TICK_MAX]);
         let headers = Headers(Vec::new());
         for number in 0..SHAPES_MAX + 10 {
             let path = format!("/{number}");
             let head = RequestHead { method: "GET", host: "a", path: &path, query: None, headers: &headers };
-            samples.keep(b"x", &head, &Compared::default());
+            samples.keep(b"x", &head, &Compared::default(), (&Arc::from("r1"), None));
         }
         let shapes = samples.shapes();
         assert_eq!(shapes.len(), SHAPES_MAX);

@@ -37,6 +37,8 @@ pub struct Settings {
     pub inherited: Inherited,
     /// What the program that uses this crate does with requests and answers.
     pub hooks: Hooks,
+    /// Retired snapshots that requests may still use while a further config is taken; see [`crate::proxy::Proxy::retired`].
+    pub retired_max: usize,
     /// How a fresh process of this program is started, to try a start from disk; `None`: content on disk is only read.
     pub program: Option<Program>,
 }
@@ -49,6 +51,11 @@ pub struct Program {
     /// Without the program's own name.
     pub arguments: Vec<OsString>,
 }
+
+/// Retired snapshots that are held at a time before further configs have to wait.
+pub const RETIRED_MAX: usize = 10;
+/// Configs that one address may send over the admin address a second.
+pub const ADMIN_RATE: u32 = 5;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -66,6 +73,7 @@ impl Default for Settings {
             inherited: Inherited::default(),
             hooks: Hooks::default(),
             program: None,
+            retired_max: RETIRED_MAX,
         }
     }
 }
@@ -100,6 +108,8 @@ pub struct AdminSettings {
     pub token: Option<String>,
     /// Terminates TLS.
     pub tls: Option<AdminTls>,
+    /// How often one address may check, apply or roll back a config, a second; twice as often at once. 0: no limit.
+    pub rate_per_second: u32,
     /// Serves beyond loopback without TLS and authentication. Warned about at each start.
     pub insecure: bool,
     /// Routes served besides the proxy's own, behind the same protection. They win over nothing: a clash panics at start.
@@ -112,6 +122,7 @@ impl std::fmt::Debug for AdminSettings {
             .field("address", &self.address)
             .field("token", &self.token.as_ref().map(|_| "<redacted>"))
             .field("tls", &self.tls)
+            .field("rate_per_second", &self.rate_per_second)
             .field("insecure", &self.insecure)
             .finish_non_exhaustive()
     }

@@ -5,15 +5,18 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use sealane_model::impact::Shape;
 use tokio::sync::Notify;
 
 use crate::access_log::LogWriter;
 use crate::cache::{Cache, CacheStats};
 use crate::current::Current;
+use crate::desk::{Desk, Source};
 use crate::exposition::Others;
 use crate::live::Live;
 use crate::metrics::{Registry, lock};
 use crate::settings::Settings;
+use crate::tap::Taps;
 
 /// What all threads of a proxy share.
 #[derive(Debug)]
@@ -26,6 +29,11 @@ pub(crate) struct Shared {
     pub(crate) clients: Clients,
     pub(crate) cache: Arc<Cache>,
     pub(crate) others: Others,
+    /// Who watches requests as they end.
+    pub(crate) taps: Taps,
+    /// Who owns the config; `None`: the program that this is part of.
+    desk: Mutex<Option<Desk>>,
+    source: Mutex<Option<Arc<Source>>>,
     stage: AtomicU8,
     /// Somebody asked this process to drain.
     pub(crate) drain_asked: Notify,
@@ -56,6 +64,9 @@ impl Shared {
             clients: Clients::default(),
             cache: Arc::default(),
             others: Others::default(),
+            taps: Taps::default(),
+            desk: Mutex::default(),
+            source: Mutex::default(),
             stage: AtomicU8::new(0),
             drain_asked: Notify::new(),
         }
@@ -76,6 +87,29 @@ impl Shared {
         let hits = threads.iter().map(|cells| cells.cache_hits.value()).sum();
         let misses = threads.iter().map(|cells| cells.cache_misses.value()).sum();
         self.cache.stats(hits, misses)
+    }
+
+    /// The way to whoever owns the config.
+    pub(crate) fn desk(&self) -> Option<Desk> {
+        lock(&self.desk).clone()
+    }
+
+    pub(crate) fn set_desk(&self, desk: Desk) {
+        *lock(&self.desk) = Some(desk);
+    }
+
+    /// The text of what is served, where its owner has said it.
+    pub(crate) fn source(&self) -> Option<Arc<Source>> {
+        lock(&self.source).clone()
+    }
+
+    pub(crate) fn set_source(&self, source: Source) {
+        *lock(&self.source) = Some(Arc::new(source));
+    }
+
+    /// Recent requests, as decisions saw them.
+    pub(crate) fn samples(&self) -> Vec<Shape> {
+        self.registry.threads.iter().flat_map(|cells| cells.samples.shapes()).collect()
     }
 
     /// Stages only go forward.

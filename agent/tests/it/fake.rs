@@ -398,6 +398,14 @@ impl AgentService for Service {
         content.map(answer).ok_or(Status::not_found("no such blob"))
     }
 
+    async fn pass_answer(
+        &self,
+        request: Request<v1::PassAnswerRequest>,
+    ) -> Result<Response<v1::PassAnswerResponse>, Status> {
+        self.check(&request)?;
+        Ok(Response::new(v1::PassAnswerResponse { done: true }))
+    }
+
     async fn get_audit_proof(
         &self,
         request: Request<v1::GetAuditProofRequest>,
@@ -468,7 +476,7 @@ impl Proxy {
                 match response.event {
                     Some(v1::attach_response::Event::Desired(desired)) => drop(sender.send_replace(Some(desired))),
                     Some(v1::attach_response::Event::Sandbox(offer)) => drop(offers.send_replace(offer.release)),
-                    Some(v1::attach_response::Event::Beacon(_)) | None => {}
+                    Some(v1::attach_response::Event::Beacon(_) | v1::attach_response::Event::Question(_)) | None => {}
                 }
             }
         });

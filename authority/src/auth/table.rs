@@ -38,11 +38,11 @@ fn role(service: &str, method: &str) -> Role {
         )
         | ("sealane.v1.TrustService", "GetTrust")
         | ("sealane.v1.RolloutService", "Get" | "List" | "Watch" | "Explain" | "ListFreezes")
-        | ("sealane.v1.FleetService", "GetFleet" | "ListNodes" | "Watch")
+        | ("sealane.v1.FleetService", "GetFleet" | "ListNodes" | "Watch" | "GetCacheStats")
         | ("sealane.v1.AuditService", "ListAudit" | "VerifyAudit") => Role::Viewer,
         ("sealane.v1.ConfigService", "Rollback")
         | ("sealane.v1.RolloutService", "Pause" | "Resume" | "Promote" | "Abort" | "Retry" | "AddFreeze")
-        | ("sealane.v1.FleetService", "Cordon") => Role::Operator,
+        | ("sealane.v1.FleetService", "Cordon" | "PurgeCache" | "Tail") => Role::Operator,
         ("sealane.v1.ConfigService", "Publish" | "Approve") => Role::Publisher,
         // To end a freeze early is to override it; `Publish` asks for the role itself where it is to override one.
         ("sealane.v1.RolloutService", "RemoveFreeze") => Role::Incident,

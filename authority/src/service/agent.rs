@@ -185,6 +185,23 @@ impl AgentService for Agents {
         Ok(Response::new(answer))
     }
 
+    async fn pass_answer(
+        &self,
+        request: Request<v1::PassAnswerRequest>,
+    ) -> Result<Response<v1::PassAnswerResponse>, Status> {
+        let app = &self.0;
+        let caller = caller(&request)?;
+        let request = request.into_inner();
+        let agent = AgentId(request.agent_id);
+        let region = app.live().agent(&agent).map(|agent| agent.region.clone());
+        if caller.role == Role::Agent {
+            caller.speaks_for(&agent.0, region.as_deref().unwrap_or_default())?;
+        }
+        let answer = request.answer.ok_or_else(|| status(Code::InvalidArgument, "BAD_FIELD", "`answer` is missing"))?;
+        let done = app.questions.answer(&agent, answer)?;
+        Ok(Response::new(v1::PassAnswerResponse { done }))
+    }
+
     async fn get_audit_proof(
         &self,
         request: Request<v1::GetAuditProofRequest>,

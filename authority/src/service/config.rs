@@ -16,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::{hinted, status};
-use super::{caller, page_number, page_size, problems};
+use super::{caller, page_number, page_size, problems, question};
 use crate::app::App;
 use crate::approve::{ApproveOrder, approve};
 use crate::auth::{Caller, Role};
@@ -61,12 +61,19 @@ impl ConfigService for Config {
             None => ("nothing".to_owned(), String::new()),
         };
         let before_text = newest.is_some().then(|| before.1.clone());
+        let wants_impact = !request.without_sample && newest.is_some();
         let diff = revision::diff(before, (file.clone(), request.config_yaml.clone())).await;
         let response = match publish::check(file.clone(), request.config_yaml).await? {
             Ok(checked) => {
                 let mut found = checked.warnings.clone();
                 found.extend(self.asked(&caller, &file, &checked.text).await?);
                 let valid = found.iter().all(|problem| problem.severity != Severity::Error);
+                let impact = match &before_text {
+                    Some(before) if wants_impact && valid => {
+                        question::impact_of(app, before.clone(), checked.text.clone()).await
+                    }
+                    Some(_) | None => None,
+                };
                 let changes = revision::changes(before_text, checked.text.clone()).await;
                 let plan = checked.config.rollout.unwrap_or_else(|| app.default_plan.clone());
                 v1::PlanResponse {
@@ -77,7 +84,7 @@ impl ConfigService for Config {
                     stages: preview(app, &plan),
                     changes,
                     duration_least: Some(wire_duration(least_time(&plan))),
-                    impact: None,
+                    impact,
                 }
             }
             Err(found) => {

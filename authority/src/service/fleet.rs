@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::status;
-use super::{caller, page_size};
+use super::{caller, page_size, question};
 use crate::app::App;
 use crate::auth::{Role, TOKENS_MAX};
 use crate::fleet::is_name;
@@ -94,6 +94,27 @@ impl FleetService for Fleet {
         let live = app.live();
         let node = live.proxy(&id).map(|one| overview::node(now_ms, &id, one, live.is_cordoned(&id), &expected));
         Ok(Response::new(v1::FleetServiceCordonResponse { node }))
+    }
+
+    async fn purge_cache(
+        &self,
+        request: Request<v1::PurgeCacheRequest>,
+    ) -> Result<Response<v1::PurgeCacheResponse>, Status> {
+        let actor = caller(&request)?.name;
+        Ok(Response::new(question::purge(&self.0, actor, request.into_inner()).await?))
+    }
+
+    async fn get_cache_stats(
+        &self,
+        request: Request<v1::GetCacheStatsRequest>,
+    ) -> Result<Response<v1::GetCacheStatsResponse>, Status> {
+        Ok(Response::new(question::cache_stats(&self.0, request.into_inner()).await?))
+    }
+
+    type TailStream = ReceiverStream<Result<v1::TailResponse, Status>>;
+
+    async fn tail(&self, request: Request<v1::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
+        Ok(Response::new(ReceiverStream::new(question::tail(&self.0, request.into_inner())?)))
     }
 
     async fn create_token(

@@ -38,6 +38,9 @@ const CALLS: &[(&str, &str)] = &[
     ("RolloutService/Abort", "operator"),
     ("RolloutService/Retry", "operator"),
     ("FleetService/Cordon", "operator"),
+    ("FleetService/PurgeCache", "operator"),
+    ("FleetService/GetCacheStats", "viewer"),
+    ("FleetService/Tail", "operator"),
     ("ConfigService/Publish", "publisher"),
     ("FleetService/CreateToken", "admin"),
     ("FleetService/ListTokens", "admin"),
@@ -53,6 +56,7 @@ const CALLS: &[(&str, &str)] = &[
     ("AgentService/Subscribe", "agent"),
     ("AgentService/Report", "agent"),
     ("AgentService/GetChunk", "agent"),
+    ("AgentService/PassAnswer", "agent"),
 ];
 
 const ROLES: &[&str] = &["viewer", "operator", "publisher", "incident", "admin"];
@@ -88,6 +92,9 @@ async fn call(wire: Wire, name: &str) -> Result<(), Status> {
         "FleetService/GetFleet" => fleet.get_fleet(v1::GetFleetRequest::default()).await.map(drop),
         "FleetService/ListNodes" => fleet.list_nodes(v1::ListNodesRequest::default()).await.map(drop),
         "FleetService/Watch" => fleet.watch(v1::FleetServiceWatchRequest::default()).await.map(drop),
+        "FleetService/PurgeCache" => fleet.purge_cache(v1::PurgeCacheRequest::default()).await.map(drop),
+        "FleetService/GetCacheStats" => fleet.get_cache_stats(v1::GetCacheStatsRequest::default()).await.map(drop),
+        "FleetService/Tail" => fleet.tail(v1::TailRequest::default()).await.map(drop),
         "FleetService/Cordon" => fleet.cordon(v1::FleetServiceCordonRequest::default()).await.map(drop),
         "FleetService/CreateToken" => fleet.create_token(v1::CreateTokenRequest::default()).await.map(drop),
         "FleetService/ListTokens" => fleet.list_tokens(v1::ListTokensRequest::default()).await.map(drop),
@@ -98,6 +105,7 @@ async fn call(wire: Wire, name: &str) -> Result<(), Status> {
         "AgentService/EnrolProxy" => agent.enrol_proxy(v1::EnrolProxyRequest::default()).await.map(drop),
         "AgentService/Subscribe" => agent.subscribe(v1::SubscribeRequest::default()).await.map(drop),
         "AgentService/Report" => agent.report(v1::ReportRequest::default()).await.map(drop),
+        "AgentService/PassAnswer" => agent.pass_answer(v1::PassAnswerRequest::default()).await.map(drop),
         "AgentService/GetChunk" => agent.get_chunk(v1::GetChunkRequest::default()).await.map(drop),
         "ConfigService/ExportRevision" => config.export_revision(v1::ExportRevisionRequest::default()).await.map(drop),
         "ConfigService/Approve" => config.approve(v1::ApproveRequest::default()).await.map(drop),

@@ -337,6 +337,7 @@ impl State {
                 self.timestamp = Some(verified.timestamp().clone());
                 self.beacons += 1;
             }
+            v1::subscribe_response::Event::Question(_) => {}
             v1::subscribe_response::Event::Desired(desired) => {
                 if let Some(before) = &self.desired {
                     assert!(desired.state_version >= before.state_version, "the state version fell");

@@ -404,7 +404,7 @@ async fn a_policy_forbids_a_publish_by_name_and_asks_for_approvals() {
     assert!(!found.valid);
     assert_eq!(found.problems[0].code, "policy_denied");
     assert_eq!(found.problems[0].message, "sealane.ports.deny: admin may not use port 3001");
-    let plan = v1::PlanRequest { config_yaml: config(3001), file: "fleet.yaml".into() };
+    let plan = v1::PlanRequest { config_yaml: config(3001), file: "fleet.yaml".into(), ..Default::default() };
     assert!(!running.config().plan(plan).await.unwrap().into_inner().valid);
     let request = v1::PublishRequest { config_yaml: config(3001), ..Default::default() };
     let denied = running.config().publish(request).await.unwrap_err();

@@ -108,14 +108,14 @@ async fn a_plan_shows_the_difference_and_the_stages() {
     let agent = running.agent("a", "eu", &["p1", "p2", "p3", "p4", "p5", "p6"]).await;
     agent.wait("connected", |agent| agent.desired().is_some()).await;
     let first = running.baseline().await;
-    let request = v1::PlanRequest { config_yaml: config(3001), file: "fleet.yaml".into() };
+    let request = v1::PlanRequest { config_yaml: config(3001), file: "fleet.yaml".into(), ..Default::default() };
     let plan = running.config().plan(request).await.unwrap().into_inner();
     assert!(plan.valid);
     assert_eq!(plan.etag, first.digest);
     assert!(plan.diff.contains("-    to: http://localhost:3000\n+    to: http://localhost:3001"), "{}", plan.diff);
     let stages: Vec<(&str, u32)> = plan.stages.iter().map(|one| (one.name.as_str(), one.proxies)).collect();
     assert_eq!(stages, [("canary", 1), ("half", 3), ("all", 6)]);
-    let same = v1::PlanRequest { config_yaml: CONFIG.into(), file: String::new() };
+    let same = v1::PlanRequest { config_yaml: CONFIG.into(), ..Default::default() };
     assert_eq!(running.config().plan(same).await.unwrap().into_inner().diff, "");
 }
 

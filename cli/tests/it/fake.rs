@@ -315,6 +315,28 @@ impl FleetService for Service {
         Ok(Response::new(ListTokensResponse { tokens: vec![token] }))
     }
 
+    type TailStream = ReceiverStream<Result<TailResponse, Status>>;
+
+    async fn tail(&self, _: Request<TailRequest>) -> Answer<Self::TailStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn purge_cache(&self, request: Request<PurgeCacheRequest>) -> Answer<PurgeCacheResponse> {
+        let purged = |node: &str, purged, error: &str| NodePurge {
+            node: node.into(),
+            agent: "a".into(),
+            purged,
+            error: error.into(),
+        };
+        let nodes = vec![purged("edge-1", 3, ""), purged("edge-2", 0, "its agent `a` is away")];
+        let answered = if request.into_inner().dry_run { 0 } else { 1 };
+        Ok(Response::new(PurgeCacheResponse { nodes, asked: 2, answered, purged: 3 }))
+    }
+
+    async fn get_cache_stats(&self, _: Request<GetCacheStatsRequest>) -> Answer<GetCacheStatsResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn revoke_token(&self, _: Request<RevokeTokenRequest>) -> Answer<RevokeTokenResponse> {
         Ok(Response::new(RevokeTokenResponse {}))
     }

@@ -67,3 +67,20 @@ fn a_broken_record_is_a_failure() {
     let output = fake.run(&["audit", "verify"]);
     assert_eq!((code(&output), out(&output)), (1, "broken at entry 7 of 12\n".into()));
 }
+
+#[test]
+fn a_purge_that_a_node_did_not_do_exits_1_and_names_it() {
+    let fake = fleet();
+    let output = fake.run(&["cache", "purge", "--all"]);
+    assert_eq!(code(&output), 1);
+    assert!(out(&output).contains("edge-2") && out(&output).contains("its agent `a` is away"), "{}", out(&output));
+    assert!(err(&output).contains("1 of 2 nodes did not purge"), "{}", err(&output));
+    let output = fake.run(&["cache", "purge", "--host", "a.test", "--dry-run", "-o", "json"]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((code(&output), &value["asked"], &value["nodes"][0]["purged"]), (0, &2.into(), &3.into()));
+    for wrong in
+        [&["cache", "purge"][..], &["cache", "purge", "--all", "--host", "a"], &["cache"], &["tail", "--status", "9xx"]]
+    {
+        assert_eq!(code(&fake.run(wrong)), 64, "{wrong:?}");
+    }
+}

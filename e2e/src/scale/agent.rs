@@ -252,7 +252,7 @@ impl Agent {
                     let timestamp = beacon.timestamp.context("a beacon without a timestamp document")?;
                     self.verify_timestamp(&timestamp)?;
                 }
-                None => {}
+                Some(v1::subscribe_response::Event::Question(_)) | None => {}
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Real processes, real sockets.
 
+mod admin;
 mod cold_start;
 mod disasters;
 mod distribution;
@@ -8,6 +9,7 @@ mod manifests;
 mod monitoring;
 mod nodes;
 mod pages;
+mod questions;
 mod rollouts;
 mod rotation;
 mod run;

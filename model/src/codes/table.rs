@@ -204,6 +204,8 @@ pub const CODES: &[Code] = &[
         "It keeps serving the one before", "read the cause in the message and the node's log", "", ""),
     row(Error, "no_config", "A node has no content for the revision",
         "It was not sent or not kept", "`sealane fleet node ID` says what it holds; it asks again by itself", "", ""),
+    row(Error, "config_pressure", "A node waits with the revision: too many replaced configs are still used by requests",
+        "Each of them takes memory until its last request ends; nothing that is served changes, and it goes on by itself", "wait until long requests end, or let the proxy hold more with `--max-retired`", "", ""),
     row(Error, "internal", "A node failed in a way that nobody foresaw",
         "It keeps serving the config before", "the node's log has more; please report it", "", ""),
     // Warnings.

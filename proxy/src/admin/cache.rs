@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::refusal;
+use super::answer::refusal;
 use crate::cache::{CacheStats, Purge};
 use crate::shared::Shared;
 

@@ -9,63 +9,55 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use sealane_model::account::{Asked, account_with};
-use serde_json::Value;
+use sealane_model::account::Asked;
+use serde_json::{Value, json};
 
-use super::refusal;
+use super::answer::refusal;
+use crate::explain::{self, ExplainError, Explained};
 use crate::shared::Shared;
 
 /// Headers of an asked request at most.
 const HEADERS_MAX: usize = 200;
 
 pub(super) async fn explain(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery) -> Response {
-    let Some(snapshot) = shared.current.snapshot() else {
-        return refusal(StatusCode::NOT_FOUND, "no_route", "no config is active");
-    };
+    let bad = |error: &str| refusal(StatusCode::BAD_REQUEST, "bad_request", error);
     let mut asked = Asked { method: "GET".to_owned(), ..Asked::default() };
-    for pair in query.as_deref().unwrap_or_default().split('&') {
+    let mut past = None;
+    for pair in query.as_deref().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decoded(value);
         match name {
             "url" => asked.url = value,
-            "request_id" => match remembered(&shared, &value) {
-                Some(found) => asked = found,
-                None => {
-                    let error = "this proxy does not remember that request: it keeps a sample of the latest ones";
-                    return refusal(StatusCode::NOT_FOUND, "no_route", error);
-                }
-            },
+            "request_id" => past = Some(value),
             "method" => asked.method = value.to_ascii_uppercase(),
             "header" if asked.headers.len() < HEADERS_MAX => {
                 let (name, value) = value.split_once(':').unwrap_or((&value, ""));
                 asked.headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
             }
-            _ => {}
+            "header" => return bad("too many headers"),
+            other => return bad(&format!("there is no parameter `{}`", decoded(other))),
         }
     }
-    match account_with(&snapshot.config, &snapshot.table, &asked) {
-        Ok(account) => {
+    let explained = match &past {
+        Some(id) => explain::explain_past(&shared, id),
+        None => explain::explain(&shared, &asked),
+    };
+    match explained {
+        Ok(Explained { account, config, then }) => {
             let mut value = serde_json::to_value(&account).unwrap_or_default();
-            value["revision"] = Value::from(&*snapshot.tag.label);
+            value["revision"] = Value::from(&*config);
+            value["then"] = then.map_or(Value::Null, |then| json!({ "revision": then.config, "route": then.route }));
             Json(value).into_response()
         }
-        Err(error) => refusal(StatusCode::BAD_REQUEST, "bad_request", &error.to_string()),
+        Err(error @ (ExplainError::NothingServed | ExplainError::Forgotten)) => {
+            refusal(StatusCode::NOT_FOUND, "no_route", &error.to_string())
+        }
+        Err(error @ ExplainError::Asked(_)) => bad(&error.to_string()),
     }
-}
-
-/// A request that was sampled, as far as it is remembered.
-fn remembered(shared: &Shared, id: &str) -> Option<Asked> {
-    let shapes = shared.registry.threads.iter().flat_map(|cells| cells.samples.shapes());
-    let shape = shapes.into_iter().find(|shape| !id.is_empty() && shape.request_id == id)?;
-    let query: Vec<String> = shape.query.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let query = if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) };
-    let host = if shape.host.contains(':') { format!("[{}]", shape.host) } else { shape.host };
-    let headers = shape.headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    Some(Asked { method: shape.method, url: format!("http://{host}{}{query}", shape.path), headers })
 }
 
 /// The text of a component of a query. A broken escape stands for itself.
-fn decoded(text: &str) -> String {
+pub(super) fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

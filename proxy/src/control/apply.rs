@@ -20,7 +20,7 @@ use sealane_node::blobs::Blobs;
 use sealane_node::disk::{self, DiskError};
 use sealane_proto::v1;
 use thiserror::Error;
-use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -33,6 +33,7 @@ use super::state::{Kept, State};
 use super::store::{OpenError, Store, open_from};
 use super::unix_ms;
 use super::uplink::{FetchError, Uplink};
+use crate::desk::Order;
 use crate::files::{self, Stamps};
 use crate::proxy::{Prepared, Proxy, RevisionTag};
 
@@ -59,6 +60,8 @@ pub(crate) struct Applier {
     pub(crate) base: Option<Base>,
     /// A start from disk that is being tried.
     pub(crate) rehearsal: Option<(Digest, AbortOnDropHandle<()>)>,
+    /// The generation in force when somebody applied another config here; `None`: nobody did.
+    pub(crate) overruled: Option<u64>,
 }
 
 /// A compiled snapshot and the config it was made of, without sandbox routes.
@@ -128,6 +131,8 @@ enum ApplyError {
     },
     #[error(transparent)]
     Disk(#[from] DiskError),
+    #[error("{retired} retired configs are still used by requests")]
+    Pressure { retired: usize },
 }
 
 impl From<OpenError> for ApplyError {
@@ -141,7 +146,13 @@ impl From<OpenError> for ApplyError {
 
 impl Applier {
     /// Carries out whatever is newest, until `cancel`.
-    pub(crate) async fn run(mut self, mut commands: Commands, cancel: CancellationToken) {
+    pub(crate) async fn run(
+        mut self,
+        mut commands: Commands,
+        mut orders: mpsc::Receiver<Order>,
+        cancel: CancellationToken,
+    ) {
+        self.say_source();
         let mut backoff = Backoff::new(BACKOFF_LAST);
         let mut files = Watched::default();
         loop {
@@ -149,7 +160,12 @@ impl Applier {
             self.take_sandbox().await;
             let desired = commands.borrow_and_update().clone();
             let outcome = match desired {
-                Some(desired) => self.carry_out(&desired, &mut commands, &cancel).await,
+                // What somebody applied here stays until a newer command.
+                Some(desired) if self.overruled.is_some_and(|known| desired.generation <= known) => Outcome::Done,
+                Some(desired) => {
+                    self.overruled = None;
+                    self.carry_out(&desired, &mut commands, &cancel).await
+                }
                 None => Outcome::Done,
             };
             let again = match outcome {
@@ -175,6 +191,7 @@ impl Applier {
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = commands.changed() => if changed.is_err() { return },
+                Some(order) = orders.recv() => self.obey(order).await,
                 changed = self.sandbox_offers.changed() => {
                     if changed.is_err() {
                         return;
@@ -251,6 +268,12 @@ impl Applier {
                 tracing::warn!(error = disk::chain(&error), "cannot fetch a revision yet");
                 return Outcome::Failed; // what was fetched stays for the next attempt
             }
+            ApplyError::Pressure { .. } => {
+                tracing::warn!(%error, "a revision waits until some of these end");
+                let told = vec![(&problem("config_pressure", error.to_string())).into()];
+                self.status.send_if_modified(|status| std::mem::replace(&mut status.problems, told.clone()) != told);
+                return Outcome::Failed;
+            }
             ApplyError::Disk(_) => {
                 tracing::error!(error = disk::chain(&error), "cannot keep a revision, serving what is there");
                 Outcome::Failed
@@ -299,6 +322,9 @@ impl Applier {
         if serves {
             return Ok(true);
         }
+        if let Some(retired) = self.proxy.pressure() {
+            return Err(ApplyError::Pressure { retired });
+        }
         match self.prepare(&bundle).await {
             Ok(ready) => {
                 tracing::info!(revision = %release.release().revision, "prepared");
@@ -327,7 +353,7 @@ impl Applier {
     }
 
     async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Ready, Vec<Problem>> {
-        let base = Base::of(bundle.release(), read(bundle).await?);
+        let base = Base::of(bundle, read(bundle).await?);
         let (joined, _) = self.sandboxes.join(&base);
         let prepared = self.proxy.prepare(tag(bundle.release()), Arc::new(joined)).await?;
         Ok(Ready { prepared, base })
@@ -411,6 +437,7 @@ impl Applier {
         match (activated, release) {
             (Ok(()), _) => {
                 self.base = Some(base);
+                self.say_source();
                 tracing::info!(%revision, "activated");
             }
             (Err(error), Some(release)) => {

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use sealane_node::backoff::Backoff;
 use sealane_node::disk;
+use sealane_node::said::{is_transport, said};
 use sealane_proto::v1;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,8 @@ pub(crate) struct Stream {
     pub(crate) desired: watch::Sender<Option<Arc<v1::ProxyDesired>>>,
     /// The newest sandbox revision that was offered.
     pub(crate) sandbox: watch::Sender<Option<Arc<v1::SandboxOffer>>>,
+    /// What the fleet asks. One too many is left unanswered.
+    pub(crate) questions: mpsc::Sender<v1::Question>,
     pub(crate) attached: watch::Sender<bool>,
 }
 
@@ -62,7 +65,7 @@ impl Stream {
         let hello = v1::AttachRequest { generation, ..self.hello.clone() };
         let mut stream = match timeout(STREAM_TIMEOUT, self.link.client().attach(hello)).await {
             Ok(Ok(answer)) => answer.into_inner(),
-            Ok(Err(status)) => return disk::chain(&status),
+            Ok(Err(status)) => return why(&status),
             Err(_) => return "it does not answer".to_owned(),
         };
         tracing::info!("attached to the agent");
@@ -71,7 +74,7 @@ impl Stream {
             let event = match timeout(STREAM_TIMEOUT, stream.message()).await {
                 Ok(Ok(Some(response))) => response.event,
                 Ok(Ok(None)) => return "it closed the stream".to_owned(),
-                Ok(Err(status)) => return disk::chain(&status),
+                Ok(Err(status)) => return why(&status),
                 Err(_) => return "its beacons stopped".to_owned(),
             };
             backoff.reset();
@@ -82,12 +85,32 @@ impl Stream {
                 Some(v1::attach_response::Event::Sandbox(offer)) => {
                     self.sandbox.send_replace(Some(Arc::new(offer)));
                 }
+                Some(v1::attach_response::Event::Question(question)) => {
+                    if self.questions.try_send(question).is_err() {
+                        tracing::debug!("too many questions at once, one is left unanswered");
+                    }
+                }
                 Some(v1::attach_response::Event::Beacon(_)) | None => {}
             }
             if self.link.renewal_is_due() {
                 return "the certificate for this proxy is due for renewal".to_owned();
             }
         }
+    }
+}
+
+/// Why a call to the agent did not work, and what to do.
+fn why(status: &tonic::Status) -> String {
+    let said = said(status);
+    match status.code() {
+        _ if is_transport(status) => {
+            format!("{said} (it is tried again; if it stays so, start the agent or mend --agent)")
+        }
+        tonic::Code::AlreadyExists => format!("{said} (give each proxy an --id of its own)"),
+        tonic::Code::Unimplemented => {
+            format!("what answers there is no agent: {said} (--agent names its gRPC address, port 7444)")
+        }
+        _ => said,
     }
 }
 

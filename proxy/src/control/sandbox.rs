@@ -18,6 +18,7 @@ use sealane_proto::v1;
 
 use super::state::State;
 use super::unix_ms;
+use crate::desk::Origin;
 
 /// An offer of which everything verified.
 #[derive(Debug)]
@@ -52,11 +53,24 @@ pub(crate) struct Base {
     pub(crate) config: Arc<Config>,
     /// Unix time in milliseconds at which its revision was made: from there the lives of its own sandbox routes count.
     pub(crate) born_ms: u64,
+    /// Of its file.
+    pub(crate) name: String,
+    /// What it was parsed from.
+    pub(crate) text: Arc<str>,
+    pub(crate) origin: Origin,
 }
 
 impl Base {
-    pub(crate) fn of(release: &VerifiedRelease, config: Arc<Config>) -> Self {
-        Self { config, born_ms: u64::try_from(release.release().created_at_unix_ms).unwrap_or(0) }
+    pub(crate) fn of(bundle: &VerifiedBundle, config: Arc<Config>) -> Self {
+        // What has no config was refused before.
+        let (name, text) = bundle.config().unwrap_or_default();
+        Self {
+            config,
+            born_ms: u64::try_from(bundle.release().release().created_at_unix_ms).unwrap_or(0),
+            name: name.to_owned(),
+            text: text.into(),
+            origin: Origin::Fleet,
+        }
     }
 }
 

@@ -17,7 +17,8 @@ impl Measure {
     /// `status` with what is measured now.
     pub(crate) fn fill(&self, status: v1::ProxyStatus) -> v1::ProxyStatus {
         let observation = self.proxy.observe();
-        let active = observation.active.as_ref().filter(|tag| tag.number > 0);
+        // Number 0: what somebody applied here in place of the fleet's.
+        let active = observation.active.as_ref();
         v1::ProxyStatus {
             ready: observation.ready && observation.listeners_ok,
             active_digest: active.map(digest).unwrap_or_default(),

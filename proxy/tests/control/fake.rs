@@ -239,6 +239,10 @@ impl ProxyControlService for Service {
         Err(Status::unimplemented("no proxies enrol here"))
     }
 
+    async fn answer(&self, _: Request<v1::AnswerRequest>) -> Result<Response<v1::AnswerResponse>, Status> {
+        Ok(Response::new(v1::AnswerResponse { done: true }))
+    }
+
     async fn fetch_chunk(
         &self,
         request: Request<v1::FetchChunkRequest>,

@@ -14,6 +14,7 @@ fn with_admin(edit: impl FnOnce(&mut AdminSettings)) -> Settings {
         flag: "--admin-addr",
         token: None,
         tls: None,
+        rate_per_second: sealane_proxy::settings::ADMIN_RATE,
         insecure: false,
         extra: None,
     };
@@ -325,4 +326,101 @@ async fn the_cache_is_shown_and_purged_by_those_who_may() {
     let domain = send("DELETE /admin/cache/test", TOKEN, "").await.json();
     assert_eq!((domain["domain"].as_str(), domain["purged"].as_u64()), (Some("test"), Some(1)));
     assert_eq!(purge("{\"all\":true}").await.json()["purged"], 0);
+}
+
+async fn post(proxy: &Proxy, path: &str, headers: &str, body: &str) -> Response {
+    let mut client = Client::connect(proxy.admin().unwrap()).await;
+    let head = format!("Host: localhost\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+    client.ask(format!("POST {path} HTTP/1.1\r\n{head}{body}")).await
+}
+
+#[tokio::test]
+async fn every_answer_has_an_id_and_a_refusal_says_it_and_what_is_allowed() {
+    let proxy = Proxy::start(with_admin(|_| {})).await.unwrap();
+    let sent = ask(&proxy, "/healthz", "X-Request-Id: mine-1\r\n").await;
+    assert_eq!(sent.header("x-request-id"), Some("mine-1"));
+    let made = ask(&proxy, "/healthz", "X-Request-Id: not an id\r\n").await;
+    assert_eq!(made.header("x-request-id").map(str::len), Some(32));
+    let refused = ask(&proxy, "/nothing", "X-Request-Id: mine-2\r\n").await;
+    assert_eq!((refused.status, refused.json()["request_id"].as_str()), (404, Some("mine-2")));
+    let wrong = ask_by(&proxy, "DELETE", "/api/v2/config/apply", "").await;
+    assert_eq!((wrong.status, wrong.header("allow")), (405, Some("POST")));
+    assert_eq!(wrong.json()["error"], "method not allowed");
+}
+
+#[tokio::test]
+async fn configs_are_taken_so_often_from_one_address_and_everything_else_as_often_as_one_likes() {
+    let proxy = Proxy::start(with_admin(|admin| admin.rate_per_second = 1)).await.unwrap();
+    let valid = "listen: 127.0.0.1:0\nroutes: [{ to: 'http://127.0.0.1:1' }]\n";
+    for _ in 0..2 {
+        assert_eq!(post(&proxy, "/api/v2/config/validate", "", valid).await.status, 200);
+    }
+    let refused = post(&proxy, "/api/v2/config/validate", "", valid).await;
+    assert_eq!((refused.status, refused.category().as_str()), (429, "rate_limited"));
+    assert!(refused.header("retry-after").is_some());
+    for _ in 0..20 {
+        assert_eq!(ask(&proxy, "/metrics", "").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_config_is_checked_and_nothing_changes() {
+    let origin = Origin::fixed("").await;
+    let proxy = TestProxy::with(with_admin(|admin| admin.rate_per_second = 0), &to(&[origin.address])).await;
+    let applied = proxy.metric("proxy_config_apply_total{result=\"rejected\"}");
+    for path in ["/api/v2/config/validate", "/admin/validate"] {
+        let bad = post(&proxy.proxy, path, "", "listen: :8080\nroutes:\n  - to: http://a\n    pool: b\n").await;
+        assert_eq!((bad.status, bad.category().as_str()), (422, "config_invalid"), "{path}");
+        assert!(bad.json()["problems"].as_array().is_some_and(|problems| problems[0]["line"].as_u64() > Some(0)));
+    }
+    assert_eq!(proxy.metric("proxy_config_apply_total{result=\"rejected\"}"), applied);
+    assert_eq!(ask(&proxy.proxy, "/api/v2/config/current", "").await.json()["label"], "r1");
+    // Here a test owns the config.
+    let refused = post(&proxy.proxy, "/api/v2/config/apply", "", &to(&[origin.address])).await;
+    assert_eq!((refused.status, refused.category().as_str()), (409, "managed_by_program"));
+}
+
+#[tokio::test]
+async fn replaced_configs_that_requests_still_use_are_counted_until_they_are_free() {
+    let origin = Origin::fixed("").await;
+    let settings = Settings { retired_max: 1, ..with_admin(|_| {}) };
+    let proxy = TestProxy::with(settings, &to(&[origin.address])).await;
+    let mut client = proxy.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n").await;
+    until("the request to be on its way", async || {
+        (!origin.requests().is_empty() || origin.connections.load(std::sync::atomic::Ordering::Relaxed) > 0)
+            .then_some(())
+    })
+    .await;
+    proxy.serve(&to(&[origin.address])).await;
+    assert_eq!(proxy.proxy.pressure(), Some(1));
+    client.send("ab").await;
+    assert_eq!(client.response().await.status, 200);
+    until("room again", async || proxy.proxy.pressure().is_none().then_some(())).await;
+}
+
+#[tokio::test]
+async fn requests_are_shown_as_they_end_without_what_the_log_redacts() {
+    let origin = Origin::fixed("").await;
+    let yaml = format!("logging: {{ access: off }}\n{}", to(&[origin.address]));
+    let proxy = TestProxy::with(with_admin(|_| {}), &yaml).await;
+    let mut client = Client::connect(proxy.proxy.admin().unwrap()).await;
+    client
+        .send("GET /api/v2/tail?path_prefix=%2Fa&lines=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .await;
+    let followed = tokio::spawn(async move { client.response().await });
+    until("a line", async || {
+        proxy.get("/b?token=hunter2").await;
+        proxy.get("/a?token=hunter2").await;
+        followed.is_finished().then_some(())
+    })
+    .await;
+    let followed = followed.await.unwrap();
+    assert_eq!(followed.header("content-type"), Some("application/x-ndjson"));
+    let line: serde_json::Value = serde_json::from_str(followed.text().lines().next().unwrap()).unwrap();
+    assert_eq!((line["path"].as_str(), line["route"].as_str()), (Some("/a?<redacted>"), Some("all")));
+    assert!(!followed.text().contains("hunter2"));
+    for bad in ["status=9xx", "rout=a"] {
+        assert_eq!(ask(&proxy.proxy, &format!("/api/v2/tail?{bad}"), "").await.status, 400, "{bad}");
+    }
 }

@@ -34,6 +34,7 @@ pub(crate) fn with_admin() -> Settings {
         flag: "--admin",
         token: None,
         tls: None,
+        rate_per_second: sealane_proxy::settings::ADMIN_RATE,
         insecure: false,
         extra: None,
     };

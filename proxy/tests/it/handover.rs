@@ -49,7 +49,15 @@ async fn a_new_process_takes_over_and_no_connection_is_refused_at_any_moment() {
     drop(reserved);
     let admin = || {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        AdminSettings { address, flag: "--admin", token: None, tls: None, insecure: false, extra: None }
+        AdminSettings {
+            address,
+            flag: "--admin",
+            token: None,
+            tls: None,
+            rate_per_second: sealane_proxy::settings::ADMIN_RATE,
+            insecure: false,
+            extra: None,
+        }
     };
     let old = TestProxy::with(Settings { admin: Some(admin()), ..settings() }, &yaml).await;
     let admin_address = old.proxy.admin().unwrap();

@@ -1,6 +1,8 @@
 //! Which route takes a request, in a revision, on a node or in a text that was sent.
 
-use sealane_model::account::{Account, Asked, account};
+use std::sync::Arc;
+
+use sealane_model::account::{Asked, account};
 use sealane_model::ids::ProxyId;
 use sealane_model::parse::{Reader, parse};
 use sealane_proto::v1;
@@ -8,15 +10,34 @@ use tonic::{Code, Status};
 
 use crate::app::App;
 use crate::revision;
+use crate::service::question;
 use crate::service::status::status;
 
 /// Headers of an asked request at most.
 const HEADERS_MAX: usize = 200;
 
-pub(super) async fn explain(app: &App, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, Status> {
+pub(super) async fn explain(app: &Arc<App>, request: v1::ExplainRequest) -> Result<v1::ExplainResponse, Status> {
     let bad = |message: String| status(Code::InvalidArgument, "BAD_FIELD", message);
     if request.headers.len() > HEADERS_MAX {
         return Err(bad(format!("at most {HEADERS_MAX} headers")));
+    }
+    if !request.request_id.is_empty() {
+        let asked = v1::ExplainQuestion { request_id: request.request_id, ..v1::ExplainQuestion::default() };
+        let explained = question::explain(app, &request.node, asked).await?;
+        return explained.map_err(|why| status(Code::NotFound, "NOT_REMEMBERED", why));
+    }
+    if !request.node.is_empty() && request.revision == 0 && request.config_yaml.is_empty() {
+        let asked = v1::ExplainQuestion {
+            url: request.url.clone(),
+            method: request.method.clone(),
+            headers: request.headers.clone(),
+            request_id: String::new(),
+        };
+        // It knows best what it serves, sandbox routes among it. When it does not answer, its revision's text does.
+        match question::explain(app, &request.node, asked).await? {
+            Ok(explained) => return Ok(explained),
+            Err(why) => tracing::debug!(node = request.node, why, "explained by the text of its revision"),
+        }
     }
     let (file, text, number) = if request.config_yaml.is_empty() {
         let number = if request.revision == 0 && !request.node.is_empty() {
@@ -40,7 +61,7 @@ pub(super) async fn explain(app: &App, request: v1::ExplainRequest) -> Result<v1
         account(&config, &asked).map_err(|error| error.to_string())
     });
     let told = work.await.map_err(|_| Status::internal("the explanation failed"))?.map_err(bad)?;
-    Ok(wire(told, number, file))
+    Ok(v1::ExplainResponse { revision: number, file, ..told.into() })
 }
 
 /// The revision that a node serves.
@@ -51,32 +72,5 @@ fn serves(app: &App, node: &str) -> Result<u64, Status> {
         Some((_, proxy)) if proxy.active_revision > 0 => Ok(proxy.active_revision),
         Some(_) => Err(status(Code::FailedPrecondition, "NOTHING_YET", format!("`{node}` serves no revision yet"))),
         None => Err(status(Code::NotFound, "UNKNOWN_NODE", format!("there is no node `{node}`"))),
-    }
-}
-
-fn wire(told: Account, revision: u64, file: String) -> v1::ExplainResponse {
-    v1::ExplainResponse {
-        revision,
-        file,
-        request: told.request,
-        decision: told.decision,
-        status: u32::from(told.status.unwrap_or(0)),
-        route: told.route.unwrap_or_default(),
-        pools: told
-            .pools
-            .into_iter()
-            .map(|share| v1::ExplainPool { pool: share.pool, percent: share.percent })
-            .collect(),
-        steps: told
-            .steps
-            .into_iter()
-            .map(|step| v1::ExplainStep { name: step.name, text: step.text, line: step.line })
-            .collect(),
-        not_taken: told
-            .tried
-            .into_iter()
-            .map(|tried| v1::ExplainNotTaken { route: tried.route, why: tried.why, line: tried.line })
-            .collect(),
-        not_taken_left_out: u32::try_from(told.tried_left_out).unwrap_or(u32::MAX),
     }
 }
