@@ -72,8 +72,10 @@ fn native(config: &Config) -> Result<String, String> {
     for (index, pool) in config.pools.iter().enumerate() {
         write_pool(&mut out, index, pool)?;
     }
-    if config.metrics.on_data_plane {
-        out.push_str("metrics: { on_data_plane: true }\n");
+    let metrics = &config.metrics;
+    if metrics.on_data_plane {
+        writeln!(out, "metrics: {{ on_data_plane: true, path_names: {} }}", metrics.path_names)
+            .expect("a string takes any text");
     }
     Ok(out)
 }
