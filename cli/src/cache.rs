@@ -134,7 +134,7 @@ async fn stats(args: &StatsArgs, printer: &Printer) -> Result<(), Failure> {
         let mut table =
             Table::new(["NODE", "ENTRIES", "BYTES", "HITS", "MISSES", "HIT_%", "EVICTED", "PURGED", "PROBLEM"]);
         for node in &answer.nodes {
-            let stats = node.stats.clone().unwrap_or_default();
+            let stats = node.stats.unwrap_or_default();
             let asked = stats.hits + stats.misses;
             let percent =
                 if asked == 0 { "-".to_owned() } else { format!("{:.1}", 100.0 * stats.hits as f64 / asked as f64) };
