@@ -1,4 +1,4 @@
-//! `sealane fleet`: what runs where, and keeping a node out of first stages.
+//! `sealane fleet`: what runs where, keeping a node out of first stages, and taking one out of service.
 
 use clap::{Args, Subcommand};
 use sealane_proto::v1;
@@ -17,7 +17,8 @@ Examples:
   sealane fleet status             one page: agents, nodes, rollout, alarms
   sealane fleet nodes -o wide
   sealane fleet node edge-1        one node, with its problems
-  sealane fleet cordon edge-1      keep it out of first stages; --undo lifts it";
+  sealane fleet cordon edge-1      keep it out of first stages; --undo lifts it
+  sealane fleet drain edge-1       take it out of service gracefully";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -38,6 +39,13 @@ const CORDON_EXAMPLES: &str = "\
 Examples:
   sealane fleet cordon edge-1
   sealane fleet cordon edge-1 --undo";
+
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  sealane fleet drain edge-1       returns once it has begun
+  sealane fleet drain edge-1 --dry-run
+
+Out of service it stays until its process is started again. On its own machine: sealane drain.";
 
 /// The authority's largest page.
 const PAGE_MAX: u32 = 10_000;
@@ -92,6 +100,16 @@ enum FleetCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take a node out of service gracefully
+    #[command(before_help = DRAIN_EXAMPLES)]
+    Drain {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Runs `sealane fleet`.
@@ -109,6 +127,7 @@ pub async fn run(args: &FleetArgs, printer: &Printer) -> Result<(), Failure> {
             let node = find(&server, id).await?;
             printer.show(format, "Node", &node, || vec![node.id.clone()], |look| page(&node, look, clock::now()))
         }
+        FleetCommand::Drain { id, dry_run } => drain(&server, id, *dry_run, format, printer).await,
         FleetCommand::Cordon { id, undo, dry_run } => cordon(&server, id, !undo, *dry_run, format, printer).await,
     }
 }
@@ -272,6 +291,18 @@ async fn find(server: &Server, id: &str) -> Result<Node, Failure> {
     every_node(server).await?.into_iter().find(|node| node.id == id).ok_or_else(|| {
         Failure::new(Exit::NotFound, format!("no node `{id}`")).hint("`sealane fleet nodes -o name` lists them")
     })
+}
+
+async fn drain(server: &Server, id: &str, dry_run: bool, format: Format, printer: &Printer) -> Result<(), Failure> {
+    let request = v1::FleetServiceDrainRequest { node: id.to_owned(), timeout: None, dry_run };
+    let answer = server.call(server.fleet().drain(request)).await?;
+    let word = match (dry_run, answer.connections) {
+        (true, _) => "would be drained".to_owned(),
+        (false, 1) => "is draining 1 connection".to_owned(),
+        (false, connections) => format!("is draining {connections} connections"),
+    };
+    let line = format!("{} {word}\n", clean(id));
+    printer.show(format, "FleetServiceDrainResponse", &answer, || vec![id.to_owned()], |_| line)
 }
 
 async fn cordon(

@@ -368,6 +368,13 @@ impl Proxy {
         let _ = drained.await;
     }
 
+    /// Begins a drain beside everything else, once. How many connections of clients are open.
+    pub(crate) fn ask_to_drain(&self) -> u64 {
+        let shared = &self.inner.shared;
+        shared.drain_asked.notify_one();
+        shared.open_connections()
+    }
+
     /// The listening sockets, doubled, for a process that takes over; see [`crate::handover`].
     pub(crate) fn listening_sockets(&self) -> Vec<TcpListener> {
         let data = lock(&self.inner.listening).iter().flat_map(|(_, socket)| socket.doubles()).collect::<Vec<_>>();

@@ -42,7 +42,7 @@ fn role(service: &str, method: &str) -> Role {
         | ("sealane.v1.AuditService", "ListAudit" | "VerifyAudit") => Role::Viewer,
         ("sealane.v1.ConfigService", "Rollback")
         | ("sealane.v1.RolloutService", "Pause" | "Resume" | "Promote" | "Abort" | "Retry" | "AddFreeze")
-        | ("sealane.v1.FleetService", "Cordon" | "PurgeCache" | "Tail") => Role::Operator,
+        | ("sealane.v1.FleetService", "Cordon" | "Drain" | "PurgeCache" | "Tail") => Role::Operator,
         ("sealane.v1.ConfigService", "Publish" | "Approve") => Role::Publisher,
         // To end a freeze early is to override it; `Publish` asks for the role itself where it is to override one.
         ("sealane.v1.RolloutService", "RemoveFreeze") => Role::Incident,

@@ -96,6 +96,25 @@ impl FleetService for Fleet {
         Ok(Response::new(v1::FleetServiceCordonResponse { node }))
     }
 
+    async fn drain(
+        &self,
+        request: Request<v1::FleetServiceDrainRequest>,
+    ) -> Result<Response<v1::FleetServiceDrainResponse>, Status> {
+        let app = &self.0;
+        let actor = caller(&request)?.name;
+        let request = request.into_inner();
+        let id = ProxyId(request.node.clone());
+        let (now_ms, expected) = (app.clock.now_ms(), Expected::of(app).await?);
+        let node = {
+            let live = app.live();
+            live.proxy(&id).map(|one| overview::node(now_ms, &id, one, live.is_cordoned(&id), &expected))
+        };
+        // An empty name is nobody's, and is not every node either.
+        let node = node.ok_or_else(|| status(Code::NotFound, "NO_SUCH_NODE", format!("there is no node `{id}`")))?;
+        let connections = question::drain(app, actor, &request).await?;
+        Ok(Response::new(v1::FleetServiceDrainResponse { node: Some(node), connections }))
+    }
+
     async fn purge_cache(
         &self,
         request: Request<v1::PurgeCacheRequest>,

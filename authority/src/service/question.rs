@@ -115,6 +115,35 @@ pub(super) async fn purge(
     Ok(response)
 }
 
+/// Tells one node to leave. Returns how many connections it has; 0 where nothing is to happen.
+pub(super) async fn drain(
+    app: &Arc<App>,
+    actor: String,
+    request: &v1::FleetServiceDrainRequest,
+) -> Result<u64, Status> {
+    let timeout = timeout(request.timeout.as_ref())?;
+    let nodes = nodes(app, std::slice::from_ref(&request.node))?;
+    if request.dry_run {
+        return Ok(0);
+    }
+    let heard = app.questions.ask(nodes, About::Drain(v1::DrainOrder {}), timeout).await?;
+    let said = heard.into_iter().next().map_or_else(|| Err(STRANGE.to_owned()), |heard| heard.said);
+    let begun = match said {
+        Ok(Said::DrainBegun(begun)) => Ok(begun.connections),
+        Ok(_) => Err(STRANGE.to_owned()),
+        Err(error) => Err(error),
+    };
+    let (at_ms, subject) = (app.clock.now_ms(), request.node.clone());
+    let detail = match &begun {
+        Ok(connections) => json!({ "connections": connections }),
+        Err(error) => json!({ "error": error }),
+    };
+    app.audit(&AuditEntry { at_ms, actor, action: "drain", subject, digest: None, detail }).await?;
+    begun.map_err(|error| {
+        status(Code::Unavailable, "NODE_AWAY", format!("`{}` may not have begun to drain: {error}", request.node))
+    })
+}
+
 fn subject(purge: &v1::CachePurge) -> String {
     use v1::cache_purge::What;
     let text = match &purge.what {

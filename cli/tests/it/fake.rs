@@ -301,6 +301,14 @@ impl FleetService for Service {
         Ok(Response::new(FleetServiceCordonResponse { node: Some(Node { cordoned: wanted.cordoned, ..node }) }))
     }
 
+    async fn drain(&self, request: Request<FleetServiceDrainRequest>) -> Answer<FleetServiceDrainResponse> {
+        let wanted = request.into_inner();
+        let node = self.script.nodes.iter().find(|node| node.id == wanted.node).cloned();
+        let node = node.ok_or_else(|| Status::not_found(format!("no node `{}`", wanted.node)))?;
+        let connections = if wanted.dry_run { 0 } else { 3 };
+        Ok(Response::new(FleetServiceDrainResponse { node: Some(node), connections }))
+    }
+
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Answer<CreateTokenResponse> {
         let wanted = request.into_inner();
         if wanted.role == "admin" {

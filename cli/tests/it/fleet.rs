@@ -28,7 +28,7 @@ fn nodes_are_listed_by_name_and_as_json() {
 fn a_node_that_is_not_there_exits_4() {
     let fake = fleet();
     assert_eq!(code(&fake.run(&["fleet", "node", "edge-2"])), 0);
-    for arguments in [&["fleet", "node", "edge-3"][..], &["fleet", "cordon", "edge-3"]] {
+    for arguments in [&["fleet", "node", "edge-3"][..], &["fleet", "cordon", "edge-3"], &["fleet", "drain", "edge-3"]] {
         assert_eq!(code(&fake.run(arguments)), 4);
     }
 }
@@ -39,6 +39,13 @@ fn a_node_is_cordoned_and_takes_part_again() {
     assert_eq!(out(&fake.run(&["fleet", "cordon", "edge-1"])), "edge-1 is cordoned: not in a first stage\n");
     assert_eq!(out(&fake.run(&["fleet", "cordon", "edge-1", "--undo"])), "edge-1 takes part again\n");
     assert_eq!(out(&fake.run(&["fleet", "cordon", "edge-1", "--dry-run"])), "edge-1 would be cordoned\n");
+}
+
+#[test]
+fn a_node_is_drained_by_its_name() {
+    let fake = fleet();
+    assert_eq!(out(&fake.run(&["fleet", "drain", "edge-1"])), "edge-1 is draining 3 connections\n");
+    assert_eq!(out(&fake.run(&["fleet", "drain", "edge-1", "--dry-run"])), "edge-1 would be drained\n");
 }
 
 #[test]

@@ -102,6 +102,23 @@ async fn a_fleet_answers_what_it_is_asked_and_a_node_that_is_away_costs_its_own_
     let on_node = fleet.json(&["explain", "http://127.0.0.1/x", "--node", &fleet.proxies[1].id]).await;
     assert_eq!(on_node["route"], "all", "{on_node}");
 
+    // One node is taken out of service, and nothing else.
+    let leaver = &fleet.proxies[3];
+    let dry = fleet.cli(&["fleet", "drain", &leaver.id, "--dry-run"]).await;
+    assert_eq!(dry.code, 0, "{dry:?}");
+    load::get(&client, &format!("http://{}/still", leaver.address)).await.expect("an answer");
+    let drain = fleet.cli(&["fleet", "drain", &leaver.id]).await;
+    assert_eq!(drain.code, 0, "{drain:?}");
+    wait::until("the node to take no connections", SOON, async || {
+        let fresh = load::client();
+        load::get(&fresh, &format!("http://{}/gone", leaver.address)).await.is_err().then_some(())
+    })
+    .await;
+    assert_eq!(fleet.cli(&["fleet", "drain", "nobody"]).await.code, 4);
+    load::get(&client, &format!("http://{}/still", fleet.proxies[2].address)).await.expect("an answer");
+    let audit = fleet.json(&["audit", "list"]).await;
+    assert!(audit.to_string().contains("\"drain\""), "{audit}");
+
     // A node that hangs, and an agent that is away.
     fleet.proxies[0].process.signal(Signal::STOP);
     fleet.agents[1].process.kill().await;
@@ -148,7 +165,7 @@ async fn a_proxy_of_a_fleet_refuses_a_config_unless_the_glass_is_broken_and_that
     let (status, applied) = load::post(&url, &local).await.expect("an answer");
     assert_eq!(status, 200, "{applied}");
     fleet.wait_for_body("two").await;
-    wait::until("drift", Duration::from_secs(60), async || {
+    wait::until("drift, half a minute after the last thing that was asked for", Duration::from_secs(120), async || {
         let nodes = fleet.nodes().await;
         (nodes.first()?["health"] == "drift").then_some(())
     })

@@ -127,6 +127,7 @@ impl Questions {
                     ..account.into()
                 }))
             }
+            About::Drain(_) => Ok(Said::DrainBegun(v1::DrainBegun { connections: proxy.ask_to_drain() })),
             About::Tail(_) => Err("a tail is no single answer".to_owned()),
         });
         work.await.unwrap_or_else(|_| Err("answering it failed".to_owned()))
