@@ -14,8 +14,6 @@
 //!
 //! This module does not know what the stages are for, nor how an answer reaches the client.
 
-#![allow(dead_code, reason = "the first stages use a part of it")]
-
 use std::any::Any;
 use std::net::IpAddr;
 use std::rc::Rc;

@@ -147,7 +147,6 @@ fn percent_encode(out: &mut Vec<u8>, text: &str) {
 
 /// What a stage answers.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the first stages use a part of it")]
 pub(crate) enum Local {
     /// A refusal, as JSON.
     Refusal {
@@ -167,7 +166,6 @@ pub(crate) enum Local {
 }
 
 /// The content of an answer of the proxy's own.
-#[allow(dead_code, reason = "the first stages use a part of it")]
 pub(crate) enum Content {
     /// All of it.
     Whole(Vec<u8>),
