@@ -7,18 +7,24 @@
 //! requests share ([`multiplexed`]).
 //!
 //! Frames, HPACK, flow control and stream states are the `h2` crate's. It refuses what RFC 9113 §8 calls malformed
-//! (connection-specific fields, pseudo-fields out of place, lengths that do not fit).
+//! (connection-specific fields, pseudo-fields out of place, lengths that do not fit). Where it answers with another code than
+//! the RFC names, or repairs in silence what has to be refused, a client's bytes are judged before it sees them ([`frames`]).
 
 use std::io;
 
+mod blocks;
 pub(crate) mod client_stream;
 pub(crate) mod endpoint_stream;
+mod frame;
 mod frames;
 pub(crate) mod guard;
 mod heads;
+mod hpack;
+mod huffman;
 mod inbound;
 pub(crate) mod multiplexed;
 mod outbound;
+mod rules;
 pub(crate) mod server;
 
 /// What a client that knows HTTP/2 sends first (RFC 9113 §3.4).

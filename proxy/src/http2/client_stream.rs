@@ -1,12 +1,14 @@
 //! A client's stream, shown as a connection in HTTP/1.1 on which one request was sent.
 
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 
+use super::guard::Gauge;
 use super::heads::{self, Kind};
 use super::inbound::{Inbound, Shown};
 use super::io_error;
@@ -20,15 +22,27 @@ pub(crate) struct ClientStream {
     /// Once the answer's head was sent.
     outbound: Option<Outbound>,
     kind: Kind,
+    /// What is known of the connection.
+    gauge: Rc<Gauge>,
 }
 
 impl ClientStream {
-    pub(super) const fn new(receive: RecvStream, respond: SendResponse<Bytes>, kind: Kind, shown: Shown) -> Self {
-        Self { inbound: Inbound::new(receive, shown), respond, outbound: None, kind }
+    pub(super) const fn new(
+        receive: RecvStream,
+        respond: SendResponse<Bytes>,
+        kind: Kind,
+        shown: Shown,
+        gauge: Rc<Gauge>,
+    ) -> Self {
+        Self { inbound: Inbound::new(receive, shown), respond, outbound: None, kind, gauge }
     }
 
     /// Reads the request's body.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.gauge.flaw(self.respond.stream_id().as_u32()).is_some() {
+            self.reset_with(Reason::PROTOCOL_ERROR);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "malformed trailers")));
+        }
         self.inbound.poll_read(cx, buffer)
     }
 
@@ -69,10 +83,20 @@ impl ClientStream {
 
     /// Tells the client that the answer is not complete.
     pub(crate) fn reset(&mut self) {
+        self.reset_with(Reason::INTERNAL_ERROR);
+    }
+
+    fn reset_with(&mut self, reason: Reason) {
         match &mut self.outbound {
             Some(outbound) if outbound.is_done() => {}
-            Some(outbound) => outbound.reset(Reason::INTERNAL_ERROR),
-            None => self.respond.send_reset(Reason::INTERNAL_ERROR),
+            Some(outbound) => outbound.reset(reason),
+            None => self.respond.send_reset(reason),
         }
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        self.gauge.forget(self.respond.stream_id().as_u32());
     }
 }

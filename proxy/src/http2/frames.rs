@@ -1,50 +1,26 @@
-//! The frames that a client sends, found in the bytes of its connection, and the rules of RFC 9113 that can be judged by a
-//! frame's header alone, or by a setting.
+//! The frames that a client sends, found in the bytes of its connection, and judged before `h2` gets them: by their headers
+//! ([`super::rules`]), by settings, and by their field blocks ([`super::blocks`]).
 //!
-//! `h2` refuses all of that too, but with PROTOCOL_ERROR where the RFC names another code, and clients and their
-//! developers go by the code. So what is wrong is seen here, before `h2` gets it. Knows nothing of field blocks, streams'
-//! contents or time.
+//! `h2` refuses nearly all of that too, but with PROTOCOL_ERROR where RFC 9113 names another code, and clients and their
+//! developers go by the code. Knows nothing of streams' contents or time.
 
 use h2::Reason;
 
 use super::PREFACE;
+use super::blocks::{Blocks, Flaw};
+use super::frame::{CONTINUATION, DATA, END_HEADERS, Frame, HEADER_BYTES, HEADERS, SETTING_BYTES, SETTINGS};
+use super::rules::Rules;
 
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-const PRIORITY: u8 = 2;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const SETTINGS: u8 = 4;
-pub(super) const PING: u8 = 6;
-pub(super) const GOAWAY: u8 = 7;
-pub(super) const WINDOW_UPDATE: u8 = 8;
-pub(super) const CONTINUATION: u8 = 9;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const HEADER_BYTES: usize = 9;
-const SETTING_BYTES: usize = 6;
 const INITIAL_WINDOW_SIZE: u16 = 4;
 const WINDOW_MAX: u32 = (1 << 31) - 1;
 
-/// A frame's header.
+/// What was seen in a client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    pub(super) length: usize,
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
-}
-
-impl Frame {
-    fn of([a, b, c, kind, flags, stream @ ..]: [u8; HEADER_BYTES]) -> Self {
-        Self {
-            length: usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c),
-            kind,
-            flags,
-            // The first bit is reserved (RFC 9113 §4.1).
-            stream: u32::from_be_bytes(stream) & WINDOW_MAX,
-        }
-    }
+pub(super) enum Seen {
+    /// A frame's header.
+    Frame(Frame),
+    /// The block of this stream's HEADERS is complete, and has a flaw.
+    Flaw(u32, Flaw),
 }
 
 /// Finds the frames in what is read, however it is cut.
@@ -57,9 +33,10 @@ pub(super) struct Frames {
     filled: usize,
     /// Of the frame at hand.
     kind: u8,
-    /// Between HEADERS and the last CONTINUATION.
-    in_block: bool,
+    /// Between HEADERS and the last CONTINUATION: the stream.
+    block: Option<u32>,
     rules: Rules,
+    blocks: Blocks,
 }
 
 impl Frames {
@@ -69,26 +46,29 @@ impl Frames {
             piece: [0; HEADER_BYTES],
             filled: 0,
             kind: DATA,
-            in_block: false,
+            block: None,
             rules: Rules::default(),
+            blocks: Blocks::new(),
         }
     }
 
-    /// Tells `seen` of each frame whose header ends in `bytes`.
+    /// Tells `seen` of each frame whose header ends in `bytes`, and of each flaw that becomes certain in them.
     ///
     /// # Errors
     /// A rule is broken: its code, and how many bytes may be passed on, which complete nothing that is wrong.
-    pub(super) fn read(&mut self, bytes: &[u8], mut seen: impl FnMut(Frame)) -> Result<(), (usize, Reason)> {
+    pub(super) fn read(&mut self, bytes: &[u8], mut seen: impl FnMut(Seen)) -> Result<(), (usize, Reason)> {
         let mut at = 0;
         while at < bytes.len() {
             let start = at;
             if self.skip > 0 {
                 let passed = self.skip.min(bytes.len() - at);
-                if self.kind == SETTINGS {
-                    for piece in bytes[at..at + passed].iter() {
-                        self.setting(*piece).map_err(|reason| (start, reason))?;
-                    }
+                let piece = &bytes[at..at + passed];
+                match self.kind {
+                    SETTINGS => piece.iter().try_for_each(|&byte| self.setting(byte)),
+                    HEADERS | CONTINUATION => self.blocks.take(piece).map(|flaw| tell(flaw, &mut seen)),
+                    _ => Ok(()),
                 }
+                .map_err(|reason| (start, reason))?;
                 self.skip -= passed;
                 at += passed;
                 continue;
@@ -102,19 +82,25 @@ impl Frames {
             }
             self.filled = 0;
             let frame = Frame::of(self.piece);
-            self.rules.judge(frame, self.in_block).map_err(|reason| (start, reason))?;
+            let is_trailers = self.rules.knows(frame.stream);
+            self.rules.judge(frame, self.block).map_err(|reason| (start, reason))?;
             (self.skip, self.kind) = (frame.length, frame.kind);
+            seen(Seen::Frame(frame));
             if matches!(frame.kind, HEADERS | CONTINUATION) {
-                self.in_block = frame.flags & END_HEADERS == 0;
+                self.block = (frame.flags & END_HEADERS == 0).then_some(frame.stream);
+                self.blocks.begin(frame, is_trailers);
+                if frame.length == 0 {
+                    let flaw = self.blocks.take(&[]).map_err(|reason| (start, reason))?;
+                    tell(flaw, &mut seen);
+                }
             }
-            seen(frame);
         }
         Ok(())
     }
 
     /// Whether something is not complete that should be soon. The time of DATA is its stream's business.
     pub(super) const fn is_partial(&self) -> bool {
-        self.in_block || self.filled > 0 || (self.skip > 0 && self.kind != DATA)
+        self.block.is_some() || self.filled > 0 || (self.skip > 0 && self.kind != DATA)
     }
 
     /// Takes a byte of SETTINGS.
@@ -134,97 +120,18 @@ impl Frames {
     }
 }
 
-/// What is remembered of a connection to judge its frames.
-#[derive(Debug, Default)]
-struct Rules {
-    /// SETTINGS came, as the first frame.
-    begun: bool,
-    /// The highest stream that the client opened.
-    highest: u32,
-    /// Streams that the client opened and has not ended, in order. Those that the proxy has ended stay: what was on its
-    /// way is no fault.
-    open: Vec<u32>,
-    /// Ranges of streams below the highest that never were: first and last.
-    skipped: Vec<(u32, u32)>,
-    /// Of streams up to this one nothing is known any more.
-    forgotten: u32,
-}
-
-/// Streams and ranges that are remembered. Many more than may be in use at a time.
-const REMEMBERED_MAX: usize = 1024;
-
-impl Rules {
-    /// Judges a frame. What `h2` refuses with the right code is left to it.
-    fn judge(&mut self, frame: Frame, in_block: bool) -> Result<(), Reason> {
-        let Frame { length, kind, flags, stream } = frame;
-        if !self.begun {
-            // RFC 9113 §3.4
-            if kind != SETTINGS || flags & ACK != 0 {
-                return Err(Reason::PROTOCOL_ERROR);
-            }
-            self.begun = true;
-        }
-        if in_block {
-            return Ok(());
-        }
-        let fits = match kind {
-            PRIORITY => length == 5,
-            RST_STREAM | WINDOW_UPDATE => length == 4,
-            SETTINGS if flags & ACK != 0 => length == 0,
-            SETTINGS => length.is_multiple_of(SETTING_BYTES),
-            PING => length == 8,
-            GOAWAY => length >= 8,
-            _ => true,
-        };
-        if !fits {
-            return Err(Reason::FRAME_SIZE_ERROR);
-        }
-        match kind {
-            HEADERS if stream > self.highest && stream % 2 == 1 => self.opened(stream, flags & END_STREAM != 0),
-            HEADERS | DATA if self.is_over(stream) => return Err(Reason::STREAM_CLOSED),
-            HEADERS | DATA if flags & END_STREAM != 0 => self.ended(stream),
-            RST_STREAM => self.ended(stream),
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn opened(&mut self, stream: u32, ended: bool) {
-        let next = if self.highest == 0 { 1 } else { self.highest + 2 };
-        if stream > next {
-            if self.skipped.len() == REMEMBERED_MAX {
-                let (_, last) = self.skipped.remove(0);
-                self.forgotten = self.forgotten.max(last);
-            }
-            self.skipped.push((next, stream - 2));
-        }
-        self.highest = stream;
-        if !ended {
-            if self.open.len() == REMEMBERED_MAX {
-                self.forgotten = self.forgotten.max(self.open.remove(0));
-            }
-            self.open.push(stream);
-        }
-    }
-
-    fn ended(&mut self, stream: u32) {
-        if let Some(index) = self.open.iter().rposition(|&open| open == stream) {
-            self.open.remove(index);
-        }
-    }
-
-    /// Whether the client itself has ended this stream (RFC 9113 §5.1).
-    fn is_over(&self, stream: u32) -> bool {
-        stream % 2 == 1
-            && stream <= self.highest
-            && stream > self.forgotten
-            && !self.open.contains(&stream)
-            && !self.skipped.iter().any(|&(first, last)| (first..=last).contains(&stream))
+fn tell(flaw: Option<(u32, Flaw)>, seen: &mut impl FnMut(Seen)) {
+    if let Some((stream, flaw)) = flaw {
+        seen(Seen::Flaw(stream, flaw));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::frame::{
+        ACK, END_STREAM, FRAME_BYTES_MAX, GOAWAY, PING, PRIORITY, PUSH_PROMISE, RST_STREAM, WINDOW_UPDATE,
+    };
+    use super::super::rules::REMEMBERED_MAX;
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -245,18 +152,23 @@ mod tests {
             (SETTINGS, 0, 0, 12),
             (HEADERS, 0, 1, 300),
             (CONTINUATION, END_HEADERS, 1, 5),
-            (DATA, 1, 1, 70_000),
+            (DATA, 1, 1, 30_000),
             (PING, 0, 0, 8),
         ];
         let mut bytes = PREFACE.to_vec();
         for (kind, flags, stream, length) in frames {
-            bytes.extend(frame(kind, flags, stream, &vec![7; length]));
+            bytes.extend(frame(kind, flags, stream, &vec![0x82; length]));
         }
         for step in [1, 2, 9, 10, 1000, usize::MAX] {
             let mut found = Frames::new();
             let mut seen = Vec::new();
             for piece in bytes.chunks(step.min(bytes.len())) {
-                found.read(piece, |frame| seen.push((frame.kind, frame.flags, frame.stream, frame.length))).unwrap();
+                found
+                    .read(piece, |found| match found {
+                        Seen::Frame(frame) => seen.push((frame.kind, frame.flags, frame.stream, frame.length)),
+                        Seen::Flaw(..) => panic!("{found:?}"),
+                    })
+                    .unwrap();
             }
             assert_eq!(seen, frames, "{step}");
             assert!(!found.is_partial(), "{step}");
@@ -271,14 +183,14 @@ mod tests {
             frames.is_partial()
         };
         assert!(!read(&begun()));
-        assert!(read(&frame(HEADERS, 0, 1, b"abc")));
-        assert!(!read(&frame(CONTINUATION, END_HEADERS, 1, b"abc")));
+        assert!(read(&frame(HEADERS, 0, 1, b"\x82")));
+        assert!(!read(&frame(CONTINUATION, END_HEADERS, 1, b"\x84")));
         assert!(!read(&frame(DATA, 0, 1, &[0; 100])[..50]), "a body has a time of its own");
     }
 
     #[test]
     fn broken_rules_have_the_codes_of_the_rfc_and_nothing_wrong_is_passed_on() {
-        let open = |flags| frame(HEADERS, flags | END_HEADERS, 1, b"x");
+        let open = |flags| frame(HEADERS, flags | END_HEADERS, 1, b"\x82");
         let window = |value: u32| [&[0, 4][..], &value.to_be_bytes()].concat();
         let check = |before: Vec<u8>, wrong: Vec<u8>, reason: Reason| {
             for step in [1, 7, usize::MAX] {
@@ -314,6 +226,13 @@ mod tests {
         check(open(END_STREAM), open(END_STREAM), closed);
         check([open(0), frame(DATA, END_STREAM, 1, b"")].concat(), frame(DATA, 0, 1, b"x"), closed);
         check([open(0), frame(RST_STREAM, 0, 1, &[0; 4])].concat(), open(END_STREAM), closed);
+        check(open(0), frame(HEADERS, END_HEADERS, 3, &[0x80]), Reason::COMPRESSION_ERROR);
+        let protocol = Reason::PROTOCOL_ERROR;
+        check(frame(HEADERS, 0, 1, b"\x82"), frame(PING, 0, 0, &[0; 8]), protocol);
+        check(frame(HEADERS, 0, 1, b"\x82"), frame(CONTINUATION, END_HEADERS, 3, &[0x80]), protocol);
+        check(open(0), frame(CONTINUATION, END_HEADERS, 1, &[0x80]), protocol);
+        check(open(0), frame(DATA, 0, 1, &[0; FRAME_BYTES_MAX + 1]), size);
+        check(open(0), frame(PUSH_PROMISE, END_HEADERS, 1, &[0, 0, 0, 2, 0x82]), protocol);
     }
 
     #[test]
@@ -331,16 +250,14 @@ mod tests {
             frames.iter().for_each(|frame| bytes.extend(frame));
             assert_eq!(Frames::new().read(&bytes, |_| {}), Ok(()), "{frames:?}");
         };
-        let headers = |stream| frame(HEADERS, END_HEADERS, stream, b"x");
+        let headers = |stream| frame(HEADERS, END_HEADERS, stream, b"\x82");
         // Left to `h2`: streams that never were, and even ones.
         check(&[headers(7), headers(3)]);
         check(&[headers(2)]);
         check(&[headers(5), frame(DATA, 0, 9, b"x")]);
-        check(&[headers(1), frame(DATA, 0, 1, b"x"), frame(HEADERS, END_HEADERS | END_STREAM, 1, b"trailers")]);
+        check(&[headers(1), frame(DATA, 0, 1, b"x"), frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\x00\x01a\x01b")]);
         check(&[headers(1), frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]), frame(PRIORITY, 0, 1, &[0; 5])]);
         check(&[frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])]);
-        // Within a block only CONTINUATION is right, which `h2` sees to.
-        check(&[frame(HEADERS, 0, 1, b"x"), frame(PING, 0, 0, b"")]);
         // Streams without an end, more than are remembered.
         let many = 2 * REMEMBERED_MAX as u32;
         check(&(0..many).map(|index| headers(1 + 4 * index)).chain([frame(DATA, 0, 1, b"x")]).collect::<Vec<_>>());

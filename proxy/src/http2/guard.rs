@@ -6,8 +6,9 @@
 //! client needs (CVE-2019-9512, -9513, -9515, CVE-2023-44487). Each has an allowance that refills with time and with use.
 //! Once it is spent nothing more is read; who owns the connection looks at [`Gauge::verdict`] and ends it.
 //!
-//! What a frame's header says that is wrong ends the connection here, with the code that RFC 9113 names ([`Frames`]); the
-//! rest is left to `h2` to refuse.
+//! What is wrong with frames and field blocks ends the connection here, with the code that RFC 9113 names ([`Frames`]);
+//! what is wrong with one message, and `h2` would hide, is kept for its stream ([`Gauge::flaw`]). The rest is left to `h2`
+//! to refuse.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -18,7 +19,9 @@ use std::task::{Context, Poll, ready};
 use h2::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{CONTINUATION, DATA, Frame, Frames, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE};
+use super::blocks::Flaw;
+use super::frame::{CONTINUATION, DATA, Frame, GOAWAY, HEADERS, RST_STREAM, WINDOW_UPDATE};
+use super::frames::{Frames, Seen};
 use crate::stream::Transport;
 use crate::timer::{NEVER, Wheel, ticks};
 
@@ -48,6 +51,8 @@ pub(super) struct Gauge {
     control: RefCell<Allowance>,
     updates: RefCell<Allowance>,
     resets: RefCell<Allowance>,
+    /// Messages that are malformed, by stream.
+    flaws: RefCell<Vec<(u32, Flaw)>>,
 }
 
 /// What is wrong with a connection.
@@ -106,6 +111,8 @@ const BYTES_PER_UPDATE: u64 = 512;
 /// RST_STREAM, besides one for each answer that was completed.
 const RESETS_MAX: u64 = 400;
 const RESETS_PER_SECOND: u64 = 40;
+/// Malformed messages that are remembered: more than there may be streams.
+const FLAWS_MAX: usize = 512;
 const TICKS_PER_SECOND: u64 = 50;
 
 impl Gauge {
@@ -122,6 +129,7 @@ impl Gauge {
             control: RefCell::new(Allowance::new(CONTROL_MAX, CONTROL_PER_SECOND, now)),
             updates: RefCell::new(Allowance::new(UPDATES_MAX, UPDATES_PER_SECOND, now)),
             resets: RefCell::new(Allowance::new(RESETS_MAX, RESETS_PER_SECOND, now)),
+            flaws: RefCell::default(),
         }
     }
 
@@ -149,6 +157,30 @@ impl Gauge {
     pub(super) fn deadline(&self, head_ticks: u64, blocked_ticks: u64) -> u64 {
         let head = self.partial_since.get().saturating_add(head_ticks);
         head.min(self.blocked_since.get().saturating_add(blocked_ticks)).saturating_add(1)
+    }
+
+    /// What is wrong with the message of this stream, if anything.
+    pub(super) fn flaw(&self, stream: u32) -> Option<Flaw> {
+        self.flaws.borrow().iter().find(|(flawed, _)| *flawed == stream).map(|(_, flaw)| *flaw)
+    }
+
+    /// The stream has ended.
+    pub(super) fn forget(&self, stream: u32) {
+        self.flaws.borrow_mut().retain(|(flawed, _)| *flawed != stream);
+    }
+
+    fn see(&self, seen: Seen) {
+        match seen {
+            Seen::Frame(frame) => self.spend(frame),
+            Seen::Flaw(stream, flaw) => {
+                let mut flaws = self.flaws.borrow_mut();
+                flaws.push((stream, flaw));
+                // Those of streams that were refused before they began are never asked for.
+                if flaws.len() > FLAWS_MAX {
+                    self.flooded.set(true);
+                }
+            }
+        }
     }
 
     fn spend(&self, frame: Frame) {
@@ -210,7 +242,7 @@ impl AsyncRead for Guarded {
             }
         }
         let gauge = &this.gauge;
-        if let Err((passed, reason)) = this.frames.read(&buffer.filled()[before..], |frame| gauge.spend(frame)) {
+        if let Err((passed, reason)) = this.frames.read(&buffer.filled()[before..], |seen| gauge.see(seen)) {
             gauge.broken.set(Some(reason));
             buffer.set_filled(before + passed);
             if passed == 0 {
@@ -259,7 +291,7 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
-    use super::super::frames::{PING, SETTINGS};
+    use super::super::frame::{PING, SETTINGS};
     use super::*;
 
     #[test]

@@ -31,7 +31,8 @@ pub(super) enum Kind {
 /// Appends a client's request head as HTTP/1.1.
 ///
 /// # Errors
-/// The request is malformed in a way that `h2` lets pass (RFC 9113 §8.3.1): no `:path`, or a scheme that is not HTTP's.
+/// The request is malformed in a way that `h2` lets pass: no `:path`, a scheme that is not HTTP's (RFC 9113 §8.3.1), or a
+/// value that begins or ends with a space (§8.2.1).
 pub(super) fn write_request(
     out: &mut Vec<u8>,
     request: &request::Parts,
@@ -68,6 +69,9 @@ pub(super) fn write_request(
     let mut cookies = false;
     let mut length = false;
     for (name, value) in headers {
+        if let [b' ' | b'\t', ..] | [.., b' ' | b'\t'] = value.as_bytes() {
+            return Err(());
+        }
         match *name {
             // An authority that is the same was written already.
             header::HOST if is_authority(uri, value) => continue,

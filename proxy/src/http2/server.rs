@@ -12,7 +12,9 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Request;
 
+use super::blocks::Flaw;
 use super::client_stream::ClientStream;
+use super::frame::FRAME_BYTES_MAX;
 use super::guard::{Gauge, Guarded, Verdict};
 use super::{SEND_BUFFER_BYTES, heads};
 use crate::connection::{After, Connection, Peer, before};
@@ -26,8 +28,6 @@ const STREAMS_MAX: u32 = 128;
 /// What a client may send on one stream before it is read, and on all together.
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
-/// Of a DATA frame.
-const FRAME_BYTES: u32 = 32 << 10;
 /// Streams of one connection that ended because the client broke a rule of streams ("MadeYouReset").
 const RESETS_BY_ERROR_MAX: usize = 200;
 /// What HPACK adds to the size of each field (RFC 7541 §4.1).
@@ -104,7 +104,7 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
         .max_concurrent_streams(STREAMS_MAX)
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(FRAME_BYTES)
+        .max_frame_size(FRAME_BYTES_MAX as u32)
         .max_header_list_size(head_bytes_max.saturating_add(fields_max.saturating_mul(FIELD_OVERHEAD_BYTES)))
         .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_local_error_reset_streams(Some(RESETS_BY_ERROR_MAX))
@@ -203,12 +203,18 @@ fn begin(
         nonce[8..].copy_from_slice(&worker.random().to_ne_bytes());
         nonce
     };
-    let Ok((kind, shown)) = heads::write_request(&mut head, &parts, receive.is_end_stream(), nonce) else {
+    let stream_id = receive.stream_id().as_u32();
+    let well_formed = match gauge.flaw(stream_id) {
+        Some(Flaw::OddPath) => Err(()),
+        Some(Flaw::PseudoTrailers) | None => heads::write_request(&mut head, &parts, receive.is_end_stream(), nonce),
+    };
+    let Ok((kind, shown)) = well_formed else {
+        gauge.forget(stream_id);
         worker.give_buffer(head);
         return respond.send_reset(Reason::PROTOCOL_ERROR);
     };
     let (begun, _) = request::begin(cx, worker, peer, &head);
-    let stream = ClientStream::new(receive, respond, kind, shown);
+    let stream = ClientStream::new(receive, respond, kind, shown, Rc::clone(gauge));
     let mut connection = Connection::over(worker, Stream::Http2Client(Box::new(stream)), Rc::clone(peer));
     if matches!(begun, Begun::Suspended(_)) {
         // The head is wanted again.

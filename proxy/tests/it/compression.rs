@@ -2,8 +2,8 @@
 
 use std::io::Read as _;
 
-use crate::http2::Http2;
 use crate::middleware::chain;
+use crate::support::http2::Http2;
 use crate::support::{Client, Origin, Response, TestProxy, noise, patiently};
 
 const STAGE: &str = "{ type: compression, config: { min_length: 100 } }";

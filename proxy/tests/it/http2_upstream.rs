@@ -12,7 +12,7 @@ use http::{HeaderMap, Request, Response};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::http2::{Http2, get, whole};
+use crate::support::http2::{Http2, get, whole};
 use crate::support::{Origin, TestProxy, nobody, noise, ok, patiently, to, until};
 
 /// An endpoint that speaks HTTP/2 with prior knowledge.

@@ -18,7 +18,7 @@ mod health;
 mod hedging;
 mod hooks;
 mod http2;
-mod http2_frames;
+mod http2_conformance;
 mod http2_upstream;
 mod jwt;
 mod listeners;

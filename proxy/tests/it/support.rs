@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 
+pub(crate) mod http2;
+
 /// Nothing here takes longer on a healthy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 

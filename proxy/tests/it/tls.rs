@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::http2::Http2;
+use crate::support::http2::Http2;
 use crate::support::{Client, Origin, TestProxy, complete, noise, to};
 
 /// A CA and what it issued, as PEM files.
