@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use sealane_proto::v1;
 use sealane_proto::v1::agent_local_service_client::AgentLocalServiceClient;
+use tonic::Code;
 use tonic::transport::Endpoint;
 
 use crate::args::OutputArgs;
@@ -15,11 +16,15 @@ use crate::words;
 /// Arguments of `sealane agent rollback`.
 #[derive(Args, Clone, Debug)]
 #[command(before_help = "Examples:
+  sealane agent rollback --data ./agent-eu --dry-run
   sealane agent rollback --data ./agent-eu      the agent whose state directory this is")]
 pub struct RollbackArgs {
     /// State directory of the agent; its socket is in it
     #[arg(long, value_name = "DIR", env = "SEALANE_DATA")]
     data: PathBuf,
+    /// Say what would be taken back, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -34,9 +39,21 @@ pub(crate) async fn run(args: &RollbackArgs, printer: &Printer) -> Result<(), Fa
     };
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(|error| away(&error))?;
     let channel = endpoint.connect().await.map_err(|error| away(&error))?;
-    let answer = AgentLocalServiceClient::new(channel).roll_back(v1::AgentRollBackRequest {}).await;
-    let answer = answer.map_err(|status| away(&status.message().to_owned()))?.into_inner();
+    let answer =
+        AgentLocalServiceClient::new(channel).roll_back(v1::AgentRollBackRequest { dry_run: args.dry_run }).await;
+    let answer = answer
+        .map_err(|status| match status.code() {
+            Code::FailedPrecondition => Failure::new(Exit::Failed, status.message())
+                .hint("publish a mended config: until one has been good, each goes to all at once"),
+            _ => away(&status.message().to_owned()),
+        })?
+        .into_inner();
     let line = match answer.rolled_back {
+        true if args.dry_run => format!(
+            "this agent's proxies would go back from {} to {}",
+            words::revision(answer.revision),
+            words::revision(answer.last_good)
+        ),
         true => format!(
             "took this agent's proxies back from {} to {}; the authority hears of it as soon as it is there",
             words::revision(answer.revision),

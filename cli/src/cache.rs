@@ -204,7 +204,7 @@ fn page(answer: &v1::PurgeCacheResponse, dry_run: bool, colour: bool) -> String 
     let summary = match dry_run {
         true => format!("{} would be asked\n", words::nodes(answer.asked)),
         false => format!(
-            "{} of {} have purged, {} stored answers in all\n",
+            "{} of {} purged, {} stored answers in all\n",
             answer.answered,
             words::nodes(answer.asked),
             answer.purged

@@ -48,7 +48,9 @@ pub(crate) fn create(path: &Path, content: &str, mode: u32) -> Result<(), Failur
     let cannot = |error: std::io::Error| {
         let failure = Failure::new(Exit::Failed, format!("cannot write `{}`", path.display()));
         match error.kind() {
-            std::io::ErrorKind::AlreadyExists => failure.hint("a key is never overwritten: take another name"),
+            std::io::ErrorKind::AlreadyExists => {
+                failure.hint("what is there is never overwritten: name another file with `--out`")
+            }
             _ => failure.because(error),
         }
     };

@@ -281,6 +281,9 @@ async fn a_person_at_an_agent_takes_its_proxies_back_with_the_authority_away() {
     fleet.authority.kill().await;
     let data = fleet.agents[0].data.display().to_string();
     let arguments = ["agent", "rollback", "--data", &data];
+    let dry = [&arguments[..], &["--dry-run"]].concat();
+    let dry = sealane_e2e::process::finish(&fleet.program, fleet.path(), SOON, &dry).await;
+    assert!(dry.code == 0 && dry.stdout.contains("would go back from r2 to r1"), "{dry:?}");
     let back = sealane_e2e::process::finish(&fleet.program, fleet.path(), SOON, &arguments).await;
     assert_eq!(back.code, 0, "{back:?}");
     assert!(back.stdout.contains("from r2 to r1"), "{back:?}");
@@ -291,4 +294,23 @@ async fn a_person_at_an_agent_takes_its_proxies_back_with_the_authority_away() {
     assert_eq!(verdict.code, 8, "{verdict:?}");
     assert!(verdict.stdout.contains("an operator took this agent's proxies back"), "{verdict:?}");
     assert_eq!(load.failures(), 0, "{:?}", load.seen());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_a_first_revision_back_to_nothing() {
+    let origin = Origin::start("one").await;
+    let mut fleet = Fleet::start(program(), &["eu"], 2).await;
+    // A proxy that is away keeps the first revision from being good.
+    fleet.proxies[1].process.kill().await;
+    let file = fleet.config("one.yaml", origin.address());
+    assert_eq!(fleet.cli(&["publish", &file, "-m", "one"]).await.code, 0);
+    let data = fleet.agents[0].data.display().to_string();
+    let arguments = ["agent", "rollback", "--data", &data];
+    wait::until("a refusal", SOON, async || {
+        let back = sealane_e2e::process::finish(&fleet.program, fleet.path(), SOON, &arguments).await;
+        back.stderr.contains("nothing to go back to").then_some(())
+    })
+    .await;
+    fleet.proxies[1].process.restart();
+    fleet.wait_for_body("one").await;
 }
