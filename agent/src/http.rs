@@ -15,6 +15,7 @@ use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::serve::{IncomingStream, Listener};
 use sealane_model::release::Partition;
+use sealane_node::keyring::Keyring;
 use sealane_node::listen::{Link, Peer, is_loopback_host};
 use tokio::sync::{mpsc, watch};
 
@@ -36,6 +37,7 @@ pub(crate) struct View {
     pub(crate) roster: watch::Receiver<Roster>,
     pub(crate) contact: watch::Receiver<Contact>,
     pub(crate) reports: watch::Receiver<ReportCounts>,
+    pub(crate) keyring: Keyring,
 }
 
 /// What protects the address.
@@ -196,6 +198,14 @@ fn exposition(view: &View) -> String {
     let stale = state.seen_timestamp().is_some_and(|timestamp| clock::unix_ms() > timestamp.expires_unix_ms);
     let stale = u8::from(stale).to_string();
     family("sealane_agent_stale", "gauge", "Whether the timestamp document has expired.", &one(stale));
+    let seconds = |unix_ms: i64| (String::new(), (unix_ms / 1000).to_string());
+    let until: Vec<_> =
+        state.seen_timestamp().map(|timestamp| seconds(timestamp.expires_unix_ms)).into_iter().collect();
+    let help = "When the newest timestamp document expires; nothing widens after that.";
+    family("sealane_agent_timestamp_expiry_timestamp_seconds", "gauge", help, &until);
+    let until: Vec<_> = view.keyring.expiry_unix_ms().map(seconds).into_iter().collect();
+    let help = "When this agent's certificate of the fleet's CA expires; absent without one.";
+    family("sealane_agent_certificate_expiry_timestamp_seconds", "gauge", help, &until);
     let proxies = view.roster.borrow().proxies.clone();
     let count = |wanted: bool| proxies.iter().filter(|entry| entry.attached == wanted).count().to_string();
     let attached = [("{attached=\"true\"}".to_owned(), count(true)), ("{attached=\"false\"}".to_owned(), count(false))];

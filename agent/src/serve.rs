@@ -184,7 +184,15 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
         sent: reports_in,
     };
     let door = Door::new(&settings.region);
-    let view = View { ledger: ledger.clone(), refusals, door: door.clone(), roster, contact: contact.clone(), reports };
+    let view = View {
+        ledger: ledger.clone(),
+        refusals,
+        door: door.clone(),
+        roster,
+        contact: contact.clone(),
+        reports,
+        keyring: link.keyring().clone(),
+    };
     let checkpoint = Checkpoint { link: link.clone(), ledger: ledger.clone(), refusals: view.refusals.clone() };
     let local = Local { asks: asks.clone(), ledger: ledger.clone() };
     let keyring = link.keyring().clone();

@@ -43,6 +43,8 @@ pub(crate) struct App {
     pub(crate) default_plan: Plan,
     /// People beside the author who must approve a publish.
     pub(crate) approvals_min: u32,
+    /// Certificates that this process uses, by what for, and when they end (Unix seconds).
+    pub(crate) certificate_ends: Vec<(&'static str, u64)>,
     /// How fast refusals of agents go into the audit log.
     pub(crate) refusals: Bucket,
     /// How fast agents may open subscriptions.

@@ -138,6 +138,13 @@ pub(crate) fn is_of_key(request_pem: &str, certificate: &[u8]) -> Result<bool, P
     Ok(request.public_key.der_bytes() == held.public_key().subject_public_key.data.as_ref())
 }
 
+/// When the first certificate of a PEM text ends, in Unix seconds; `None`: there is none that can be read.
+pub(crate) fn ends_at_s(pem: &str) -> Option<u64> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+    let certificate = block.parse_x509().ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok()
+}
+
 /// A request of which the signature is that of the key in it.
 fn read(request_pem: &str) -> Result<CertificateSigningRequestParams, PkiError> {
     if request_pem.len() > REQUEST_BYTES_MAX {

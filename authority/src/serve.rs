@@ -33,7 +33,7 @@ use crate::home::{FirstStart, Home, HomeError};
 use crate::http::{self, HttpTls};
 use crate::incoming::{CONNECTIONS_MAX, Incoming};
 use crate::metric::Counters;
-use crate::pki::{KeyedCertificate, PkiError};
+use crate::pki::{KeyedCertificate, PkiError, ends_at_s};
 use crate::policy::{self, PolicyError};
 use crate::rollout::board::Board;
 use crate::rollout::driver::Driver;
@@ -166,7 +166,7 @@ pub async fn start(settings: Settings) -> Result<Authority, StartError> {
     let (grpc_addr, http_addr) = (address(&grpc, settings.grpc_addr)?, address(&http, settings.http_addr)?);
     home.write_client(&server_url(&settings, grpc_addr), !settings.tls_name.is_empty())?;
 
-    let (app, driver) = assemble(&settings, &home, tls.is_some()).await?;
+    let (app, driver) = assemble(&settings, &home, tls.as_ref()).await?;
     let end = CancellationToken::new();
     let driver_task = TaskTracker::new();
     driver_task.spawn(driver.run(end.clone()));
@@ -291,7 +291,9 @@ fn check(settings: &Settings) -> Result<(), StartError> {
     settings.default_plan.as_ref().map_or(Ok(()), |plan| plan.check().map_err(StartError::Plan))
 }
 
-async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Arc<App>, Driver), StartError> {
+async fn assemble(settings: &Settings, home: &Home, tls: Option<&Tls>) -> Result<(Arc<App>, Driver), StartError> {
+    let certificates = [("ca", Some(home.ca.pem())), ("server", tls.map(|tls| tls.own.certificate_pem.as_str()))];
+    let certificate_ends = certificates.into_iter().filter_map(|(name, pem)| Some((name, ends_at_s(pem?)?))).collect();
     let store = home.store.clone();
     let (_, _, newest_event_ms) = store.rollout_counters().await?;
     let clock = Clock::starting_at_least(newest_event_ms);
@@ -302,7 +304,7 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
     let signer = Arc::clone(&home.signer);
     let board = Arc::new(Board::new());
     let counters = Arc::new(Counters::default());
-    let auth = Auth::new(&store.tokens().await?, &store.agent_certificates().await?, settings.dev, has_tls);
+    let auth = Auth::new(&store.tokens().await?, &store.agent_certificates().await?, settings.dev, tls.is_some());
     let (driver, rollouts) = Driver::start(
         store.clone(),
         Arc::clone(&live),
@@ -332,6 +334,7 @@ async fn assemble(settings: &Settings, home: &Home, has_tls: bool) -> Result<(Ar
         clock,
         default_plan: settings.default_plan.clone().unwrap_or_default(),
         approvals_min: settings.approvals_min,
+        certificate_ends,
         refusals: Bucket::new(1, REFUSALS_BURST),
         subscriptions: Bucket::new(SUBSCRIPTIONS_PER_SECOND, SUBSCRIPTIONS_BURST),
         policy_dir: settings.policy_dir.clone(),

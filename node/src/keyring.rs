@@ -172,6 +172,14 @@ impl Keyring {
         self.write().own = None;
     }
 
+    /// When the certificate that is shown ends, in Unix milliseconds; `None`: there is none.
+    #[must_use]
+    pub fn expiry_unix_ms(&self) -> Option<i64> {
+        let own = self.read().own.clone()?;
+        let (_, certificate) = x509_parser::parse_x509_certificate(own.end_entity_cert().ok()?).ok()?;
+        Some(certificate.validity().not_after.timestamp().saturating_mul(1000))
+    }
+
     /// Whether there is a certificate to show.
     #[must_use]
     pub fn is_enrolled(&self) -> bool {

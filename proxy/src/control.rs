@@ -234,6 +234,7 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
         status: seen.clone(),
         attached: attached.clone(),
         refusals: measure.refusals.clone(),
+        keyring: uplink.credentials().map(|credentials| credentials.keyring().clone()),
         polls: match &uplink {
             Uplink::Poll(poll) => Some(Arc::clone(&poll.counts)),
             Uplink::Agent(_) => None,

@@ -18,6 +18,7 @@ const CODES_MAX: usize = 64;
 pub(super) async fn page(app: &App) -> Result<String, StoreError> {
     let newest = app.store.newest_release().await?.map_or(0, |row| row.revision);
     let revisions = app.store.revisions().await?;
+    let changed_ms = app.store.trust_root_changed_ms().await?;
     let shown = app.board.shown();
     let expected = Expected::of(app).await?;
     let now_ms = app.clock.now_ms();
@@ -75,6 +76,11 @@ pub(super) async fn page(app: &App) -> Result<String, StoreError> {
         "Bundles that agents refused since their start, by code.",
         labelled("code", refused),
     );
+    let ends = app.certificate_ends.iter().map(|(name, ends_at_s)| (format!("{{name=\"{name}\"}}"), *ends_at_s));
+    let help = "When a certificate of the authority expires: the fleet's CA, and what its addresses show.";
+    family("sealane_certificate_expiry_timestamp_seconds", "gauge", help, ends.collect());
+    let help = "When the fleet's trust root was made or last changed: the age of its keys.";
+    family("sealane_trust_root_timestamp_seconds", "gauge", help, changed_ms.map_or(Vec::new(), |ms| plain(ms / 1000)));
     for (name, help, value) in [
         ("sealane_timestamps_signed_total", "Timestamp documents signed by this process.", app.signer.timestamps()),
         ("sealane_desired_states_made_total", "Desired states put together by this process.", app.telling.made()),

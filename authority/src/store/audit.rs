@@ -109,6 +109,16 @@ impl Store {
         Ok(row.map(|(hash,)| hash).unwrap_or_default())
     }
 
+    /// When the trust root was made or last changed, in Unix milliseconds.
+    pub(crate) async fn trust_root_changed_ms(&self) -> Result<Option<u64>, StoreError> {
+        let (newest,): (Option<i64>,) =
+            sqlx::query_as("SELECT max(at_ms) FROM audit WHERE action IN ('first_start', 'root_rotate')")
+                .fetch_one(self.reader())
+                .await
+                .map_err(doing("read the audit log"))?;
+        Ok(newest.map(unsigned))
+    }
+
     /// The sequence of the entry after which the log had this head; 0 for the empty head; `None`: there is none.
     pub(crate) async fn audit_sequence(&self, head: &[u8]) -> Result<Option<u64>, StoreError> {
         if head.is_empty() {

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sealane_node::keyring::Keyring;
 use sealane_proto::v1;
 use tokio::sync::watch;
 
@@ -17,6 +18,8 @@ pub(super) struct ControlMetrics {
     pub(super) status: watch::Receiver<v1::ProxyStatus>,
     pub(super) attached: watch::Receiver<bool>,
     pub(super) refusals: Refusals,
+    /// Of a proxy that speaks to its agent over TLS.
+    pub(super) keyring: Option<Keyring>,
     /// Of a proxy that polls.
     pub(super) polls: Option<Arc<Counts>>,
 }
@@ -43,6 +46,11 @@ impl ControlMetrics {
         let refused = self.refusals.counts().into_iter().map(|(code, count)| (format!("{{code=\"{code}\"}}"), count));
         let help = "Commands and content refused, by code.";
         family("sealane_proxy_refused_bundles_total", "counter", help, refused.collect());
+        let until = self.keyring.as_ref().and_then(Keyring::expiry_unix_ms);
+        let until = until.and_then(|unix_ms| u64::try_from(unix_ms / 1000).ok());
+        let help = "When this proxy's certificate of the fleet's CA expires; absent without one.";
+        let until = until.into_iter().map(|seconds| (String::new(), seconds)).collect();
+        family("sealane_proxy_certificate_expiry_timestamp_seconds", "gauge", help, until);
         if let Some(counts) = &self.polls {
             let count =
                 |result: &str, count: &AtomicU64| (format!("{{result=\"{result}\"}}"), count.load(Ordering::Relaxed));

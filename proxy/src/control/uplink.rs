@@ -48,6 +48,14 @@ pub(crate) enum FetchError {
 }
 
 impl Uplink {
+    /// What it enrols with, beyond this machine.
+    pub(crate) fn credentials(&self) -> Option<&Arc<Credentials>> {
+        match self {
+            Self::Agent(link) => link.credentials.as_ref(),
+            Self::Poll(poll) => poll.credentials.as_ref(),
+        }
+    }
+
     /// A manifest or a chunk; its digest is for the caller to check.
     pub(crate) async fn fetch(&self, digest: Digest) -> Result<Vec<u8>, FetchError> {
         match self {
