@@ -28,6 +28,15 @@ VARIANTS = {
     "edge alone": {"authority": {"enabled": False}, "backup": {"enabled": False}, "edge": {"authority": "https://a.example:7443"}},
     "host ports": {"edge": {"hostNetwork": False, "state": {"hostPath": "/var/lib/sealane"}}},
     "deployment": {"edge": {"kind": "Deployment", "replicas": 5, "service": {"annotations": {"a": "b"}}}},
+    "an agent for proxies elsewhere": {"agent": {"enabled": True, "region": "eu", "push": ["edge-1.example.com:7445"], "args": ["--log-json"],
+                                                 "service": {"type": "LoadBalancer", "annotations": {"a": "b"}}},
+                                       "networkPolicy": {"proxyCIDRs": ["10.1.0.0/16"]}},
+    "proxies that attach": {"agent": {"enabled": True}, "proxy": {"enabled": True, "secrets": {"tls": "site-certificate"}}},
+    "proxies that poll": {"authority": {"enabled": False}, "backup": {"enabled": False}, "edge": {"enabled": False},
+                          "proxy": {"enabled": True, "way": "poll", "url": "https://agent.example.com:7481", "args": ["--threads=2"],
+                                    "service": {"type": "LoadBalancer", "annotations": {"a": "b"}}}},
+    "a proxy that is pushed to": {"proxy": {"enabled": True, "way": "push", "replicas": 1}, "networkPolicy": {"agentCIDRs": ["10.0.0.0/8"]}},
+    "proxies of a folder": {"proxy": {"enabled": True, "way": "folder", "url": "https://files.example.com/fleet/", "region": "eu"}},
     "everything": {
         "imagePullSecrets": [{"name": "registry"}],
         "authority": {"tlsNames": ["authority.example.com"], "requireApprovals": 1, "nodeSelector": {"a": "b"},
@@ -36,7 +45,10 @@ VARIANTS = {
         "backup": {"withKeys": True, "storage": {"size": "1Gi", "className": "slow"}},
         "edge": {"secrets": {"tls": "site-certificate"}, "proxyArgs": ["--threads=4"], "agentArgs": ["--log-json"],
                  "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
-        "networkPolicy": {"agentCIDRs": ["10.0.0.0/8"]},
+        "agent": {"enabled": True, "id": "one", "authority": "https://a.example:7443", "storage": {"size": "1Gi", "className": "fast"},
+                  "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
+        "proxy": {"enabled": True, "way": "push", "replicas": 1, "nodeSelector": {"a": "b"}, "tolerations": [{"operator": "Exists"}]},
+        "networkPolicy": {"agentCIDRs": ["10.0.0.0/8"], "proxyCIDRs": ["10.0.0.0/8"]},
         "monitoring": {"serviceMonitor": True, "podMonitor": True, "prometheusRule": True},
     },
 }
@@ -120,6 +132,12 @@ def main() -> None:
     else:
         for name, values in VARIANTS.items():
             rendered[name] = render(values)
+        refused = {"proxy": {"enabled": True, "way": "push", "replicas": 2}}
+        try:
+            render(refused)
+            sys.exit("two replicas behind one name that an agent calls must be refused")
+        except Exception as error:  # noqa: BLE001: each engine has its own
+            print(f"refused, as it should be: two proxies that are pushed to behind one name ({type(error).__name__})")
         if page(rendered["default"]) != RENDERED.read_text():
             sys.exit("deploy/kubernetes/sealane.yaml is not what the chart renders: run deploy/kubernetes/render.py --write")
         print(f"the chart renders, in {len(VARIANTS)} variants, and deploy/kubernetes/sealane.yaml is its default")

@@ -213,6 +213,32 @@ fn every_command_line_of_the_manifests_is_one_that_the_program_knows() {
     }
 }
 
+/// What only other values than the defaults render: each flag is looked up, since nothing here renders a chart.
+#[test]
+fn every_flag_of_the_charts_templates_is_one_that_the_program_knows() {
+    let program = sealane_cli::args::command();
+    let flags = |role: &str| {
+        let command = program.find_subcommand(role).unwrap_or_else(|| panic!("no command {role}"));
+        command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let mut seen = 0;
+    for template in ["authority", "backup", "edge", "agent", "proxy"] {
+        let text = read(&format!("helm/sealane/templates/{template}.yaml"));
+        let mut role = String::new();
+        for line in text.lines().map(str::trim) {
+            if let Some(word) = line.strip_prefix("- ").filter(|word| ["authority", "agent", "proxy"].contains(word)) {
+                word.clone_into(&mut role);
+            }
+            let Some(flag) = line.strip_prefix("- --") else { continue };
+            let flag = flag.split(['=', ' ']).next().unwrap_or_default();
+            let is_of_backup = template == "backup";
+            assert!(is_of_backup || flags(&role).iter().any(|known| known == flag), "{template}: {role} --{flag}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 30, "templates have flags: {seen}");
+}
+
 #[test]
 fn every_unit_starts_what_the_program_knows_with_what_it_needs() {
     let mut units = 0;
@@ -265,6 +291,26 @@ fn the_image_is_small_has_no_shell_and_no_root() {
         "{} is of the toolchain that Cargo.toml asks for, {version}",
         stages[0]
     );
+}
+
+#[test]
+fn the_build_context_of_the_image_has_every_crate() {
+    let workspace = std::fs::read_to_string(deploy("../Cargo.toml")).expect("the workspace");
+    let members = workspace.lines().find_map(|line| line.strip_prefix("members = ")).expect("members");
+    let members: Vec<String> = serde_json::from_str(members).expect("a list");
+    let file = read("docker/Dockerfile");
+    let copies: Vec<&str> = file.lines().filter_map(|line| line.strip_prefix("COPY ")).collect();
+    let ignored = std::fs::read_to_string(deploy("../.dockerignore")).expect("what is left out");
+    let ignored: Vec<&str> = ignored.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    for member in members {
+        let is_copied = copies.iter().any(|copy| *copy == ". ." || copy.split(' ').any(|word| word == member));
+        assert!(is_copied, "the Dockerfile copies {member}");
+        assert!(!ignored.contains(&member.as_str()), ".dockerignore leaves {member} out");
+    }
+    for large in ["target", ".git", "fuzz/target", "deploy/compose/state"] {
+        assert!(ignored.contains(&large), ".dockerignore leaves {large} out");
+    }
+    assert!(workspace.contains("[profile.dist]") && file.contains("--profile dist"), "built as releases are");
 }
 
 /// `deploy/release.sh` with a program that is built already.
