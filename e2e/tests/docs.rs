@@ -140,6 +140,31 @@ fn every_promised_page_is_there_and_found_from_the_contents() {
 }
 
 #[test]
+fn every_command_of_the_performance_page_is_there() {
+    let page = read(&docs().join("PERFORMANCE.md"));
+    let mut seen = 0;
+    for command in page.split(['`', '\n']).filter(|span| span.starts_with("cargo ")) {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        let after = |flag: &str| words.iter().skip_while(|word| **word != flag).nth(1).copied();
+        let package = after("-p").unwrap_or_else(|| panic!("`{command}` names its package"));
+        let folder = root().join(package.strip_prefix("sealane-").expect("one of ours"));
+        let manifest = read(&folder.join("Cargo.toml"));
+        if let Some(name) = after("--bin") {
+            assert!(manifest.contains(&format!("[[bin]]\nname = \"{name}\"")), "`{command}`: no such program");
+        }
+        if let Some(name) = after("--test") {
+            assert!(folder.join(format!("tests/{name}.rs")).exists(), "`{command}`: no such test");
+        }
+        if words[1] == "bench" {
+            assert!(manifest.contains("[[bench]]"), "`{command}`: no benches");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 6, "the page has commands: {seen}");
+    assert!(page.contains("requests of 100 B a second"), "what goes through is published");
+}
+
+#[test]
 fn every_verb_of_a_makefile_has_its_command() {
     let page = read(&root().join("CONTRIBUTING.md"));
     let verbs = page.split_once("## Verbs").expect("the verbs").1;

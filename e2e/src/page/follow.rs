@@ -18,13 +18,18 @@ const SOON: Duration = Duration::from_secs(120);
 /// For what was asked to stop.
 const STOP: Duration = Duration::from_secs(60);
 
-/// Follows `page` in an empty directory, with `programs` on the PATH by these names.
+/// Follows `page` in an empty directory, with `programs` on the PATH by these names, and copies of `folders`, by theirs.
 ///
 /// # Panics
 /// At the first step that does not come out as the page says, with everything that was printed.
-pub async fn follow(name: &str, page: &str, programs: &[(&str, &Path)]) {
+pub async fn follow(name: &str, page: &str, programs: &[(&str, &Path)], folders: &[(&str, &Path)]) {
     let directory = tempfile::tempdir().expect("a directory");
     let mut reader = Reader::new(name, directory.path(), programs);
+    for (name, folder) in folders {
+        let to = reader.work.join(name);
+        let copied = Command::new("cp").arg("-R").arg(folder).arg(&to).status().await;
+        assert!(copied.is_ok_and(|status| status.success()), "{} cannot be copied", folder.display());
+    }
     for (line, step) in steps(page) {
         reader.place = format!("{name}:{line}");
         reader.take(step).await;
@@ -131,9 +136,9 @@ impl Reader {
                     self.start(terminal - 1, &script);
                 }
             }
-            Step::Elsewhere { script } => {
+            Step::Elsewhere { script, reason } => {
                 let first = script.lines().next().unwrap_or_default();
-                skipped(format_args!("{}: not run here: {first}", self.place));
+                skipped(format_args!("{}: `{first}` is not run here: {reason}", self.place));
             }
         }
     }
@@ -155,8 +160,9 @@ impl Reader {
         let log = self.logs.join("working");
         let output = File::create(&log).expect("a file");
         let variables = self.variables.display();
-        let whole =
-            format!(". {variables}\ntrap 'code=$?; export -p > {variables}; exit $code' EXIT\nset -e\n{script}");
+        let whole = format!(
+            ". {variables}\ntrap 'code=$?; {{ export -p; echo \"cd $PWD\"; }} > {variables}; exit $code' EXIT\nset -e\n{script}"
+        );
         let mut child = self.command(&whole, &output).spawn().expect("a shell");
         let ended = tokio::time::timeout(SOON, child.wait()).await;
         let said = std::fs::read_to_string(&log).unwrap_or_default();

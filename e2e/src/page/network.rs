@@ -31,7 +31,10 @@ pub async fn own_network(name: &str) -> Network {
     if std::env::var_os(INSIDE).is_some() {
         return Network::Own;
     }
-    let ways = [&["--user", "--map-root-user", "--net"][..], &["--net"][..]];
+    // Whatever a page leaves running ends with the first process in there.
+    const ALL: [&str; 5] = ["--net", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let as_root_in_there = [&["--user", "--map-root-user"][..], &ALL[..]].concat();
+    let ways = [as_root_in_there.as_slice(), &ALL[..]];
     for way in ways {
         let tried = Command::new("unshare").args(way).args(["sh", "-c", UP]).stdin(Stdio::null()).output().await;
         if !tried.is_ok_and(|tried| tried.status.success()) {

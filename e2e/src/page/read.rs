@@ -30,8 +30,8 @@ pub enum Step {
     Stop { terminals: Vec<usize> },
     /// The same commands again in terminals that were stopped.
     Start { terminals: Vec<usize> },
-    /// What is not run here.
-    Elsewhere { script: String },
+    /// What is not run here, and why.
+    Elsewhere { script: String, reason: String },
 }
 
 /// Every fenced block.
@@ -89,17 +89,19 @@ fn step(block: Block) -> Option<Step> {
         ("sh", []) => run(0, Vec::new()),
         ("sh", ["terminal"]) => Step::Terminals { scripts: vec![text] },
         ("sh", ["terminals"]) => Step::Terminals { scripts: lines() },
-        ("sh", ["elsewhere"]) => Step::Elsewhere { script: text },
+        ("sh", ["elsewhere", reason @ ..]) if !reason.is_empty() => {
+            Step::Elsewhere { script: text, reason: reason.join(" ") }
+        }
         ("sh", [word]) if word.starts_with("exit=") => {
             run(word["exit=".len()..].parse().unwrap_or_else(|_| panic!("line {line}: {word}")), Vec::new())
         }
         ("sh", [word]) if word.starts_with("needs=") => {
             run(0, word["needs=".len()..].split(',').map(str::to_owned).collect())
         }
-        ("yaml" | "sh", [name]) if name.contains('.') => Step::File { name: (*name).to_owned(), text },
+        ("yaml" | "json" | "sh", [name]) if name.contains('.') => Step::File { name: (*name).to_owned(), text },
         ("text", []) => Step::Run { script: String::new(), exit: 0, needs: Vec::new(), shows: lines() },
         ("text", ["terminal"]) => Step::Said { lines: lines() },
-        ("text", ["picture"]) | ("yaml" | "toml" | "json", _) => return None,
+        ("text", ["picture"]) | ("yaml" | "toml" | "json" | "rust", _) => return None,
         _ => panic!("line {line}: what is a fence `{language} {words:?}`?"),
     })
 }
@@ -111,6 +113,7 @@ fn comments(page: &str) -> Vec<(usize, Step)> {
         let (what, rest) = text.split_once(": ")?;
         Some(match what {
             "wait" => Step::Wait { script: rest.to_owned() },
+            "open" => Step::Terminals { scripts: vec![rest.to_owned()] },
             "do" => Step::Run { script: rest.to_owned(), exit: 0, needs: Vec::new(), shows: Vec::new() },
             "stop" => Step::Stop { terminals: numbers(rest) },
             "start" => Step::Start { terminals: numbers(rest) },

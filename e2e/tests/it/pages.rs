@@ -1,4 +1,4 @@
-//! README and tutorials, followed to the letter; and every other command of the docs, as far as it can be checked without
+//! README, tutorials and how-to pages, followed to the letter; and every other command of the docs, as far as it can be checked without
 //! being run.
 
 use std::path::{Path, PathBuf};
@@ -13,6 +13,10 @@ use crate::program;
 static PORTS: Mutex<()> = Mutex::const_new(());
 
 async fn follow(test: &str, name: &str) {
+    follow_with(test, name, &[], &[]).await;
+}
+
+async fn follow_with(test: &str, name: &str, more: &[(&str, &Path)], folders: &[(&str, &Path)]) {
     let _alone;
     match page::own_network(&format!("pages::{test}")).await {
         Network::Followed => return,
@@ -33,7 +37,8 @@ async fn follow(test: &str, name: &str) {
     if !installed("grpcurl") {
         programs.push(("grpcurl", Path::new(env!("CARGO_BIN_EXE_grpcurl-stand-in"))));
     }
-    page::follow(name, &read(name), &programs).await;
+    programs.extend(more);
+    page::follow(name, &read(name), &programs, folders).await;
 }
 
 fn installed(program: &str) -> bool {
@@ -64,6 +69,125 @@ async fn the_first_tutorial_can_be_followed_to_the_letter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_tutorial_can_be_followed_to_the_letter() {
     follow("the_second_tutorial_can_be_followed_to_the_letter", "docs/tutorials/first-rollout.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_admin_api_can_be_followed_to_the_letter() {
+    follow("the_page_admin_api_can_be_followed_to_the_letter", "docs/how-to/admin-api.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_ask_the_fleet_can_be_followed_to_the_letter() {
+    follow("the_page_ask_the_fleet_can_be_followed_to_the_letter", "docs/how-to/ask-the-fleet.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_cache_can_be_followed_to_the_letter() {
+    follow("the_page_cache_can_be_followed_to_the_letter", "docs/how-to/cache.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_canary_can_be_followed_to_the_letter() {
+    follow("the_page_canary_can_be_followed_to_the_letter", "docs/how-to/canary.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_cohort_can_be_followed_to_the_letter() {
+    follow("the_page_cohort_can_be_followed_to_the_letter", "docs/how-to/cohort.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_ext_authz_can_be_followed_to_the_letter() {
+    follow("the_page_ext_authz_can_be_followed_to_the_letter", "docs/how-to/ext-authz.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_plan_a_change_can_be_followed_to_the_letter() {
+    follow("the_page_plan_a_change_can_be_followed_to_the_letter", "docs/how-to/plan-a-change.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_proxies_elsewhere_can_be_followed_to_the_letter() {
+    follow("the_page_proxies_elsewhere_can_be_followed_to_the_letter", "docs/how-to/proxies-elsewhere.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_recover_the_authority_can_be_followed_to_the_letter() {
+    follow("the_page_recover_the_authority_can_be_followed_to_the_letter", "docs/how-to/recover-the-authority.md")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_rotate_keys_can_be_followed_to_the_letter() {
+    follow("the_page_rotate_keys_can_be_followed_to_the_letter", "docs/how-to/rotate-keys.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_run_without_the_authority_can_be_followed_to_the_letter() {
+    follow(
+        "the_page_run_without_the_authority_can_be_followed_to_the_letter",
+        "docs/how-to/run-without-the-authority.md",
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_sandbox_can_be_followed_to_the_letter() {
+    follow("the_page_sandbox_can_be_followed_to_the_letter", "docs/how-to/sandbox.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_two_person_approval_can_be_followed_to_the_letter() {
+    follow("the_page_two_person_approval_can_be_followed_to_the_letter", "docs/how-to/two-person-approval.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_upgrade_can_be_followed_to_the_letter() {
+    follow("the_page_upgrade_can_be_followed_to_the_letter", "docs/how-to/upgrade.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_zero_downtime_restart_can_be_followed_to_the_letter() {
+    follow("the_page_zero_downtime_restart_can_be_followed_to_the_letter", "docs/how-to/zero-downtime-restart.md")
+        .await;
+}
+
+/// With a stand-in for Docker, which makes of the Compose file what Docker would, as far as namespaces go.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_compose_can_be_followed_to_the_letter() {
+    let test = "the_page_compose_can_be_followed_to_the_letter";
+    if let Some(needed) = ["ip", "nsenter", "unshare"].into_iter().find(|needed| !installed(needed)) {
+        page::skipped(format_args!("docs/how-to/compose.md: {needed} is not installed"));
+        return;
+    }
+    match page::own_network(&format!("pages::{test}")).await {
+        Network::Followed => return,
+        Network::Own => {}
+        Network::Shared(why) => return page::skipped(format_args!("docs/how-to/compose.md: {why}")),
+    }
+    let docker = Path::new(env!("CARGO_BIN_EXE_docker-stand-in"));
+    follow_with(test, "docs/how-to/compose.md", &[("docker", docker)], &[("deploy", &root().join("deploy"))]).await;
+}
+
+/// How-to pages whose commands need what a test cannot have, and what shows that they are true all the same.
+const NOT_FOLLOWED: [(&str, &str); 3] = [
+    ("install", "it builds releases and installs them as root; `manifests` packs one and checks what is in it"),
+    ("kubernetes", "it needs a cluster; `manifests` reads what is rendered, `nodes` rehearses pods"),
+    ("embed", "it is a program in Rust: the examples that it links are built with every test"),
+];
+
+#[test]
+fn every_how_to_page_is_followed_or_says_why_not() {
+    let followed = include_str!("pages.rs");
+    let folder = root().join("docs/how-to");
+    for page in pages().iter().filter_map(|page| page.strip_prefix(&folder).ok()) {
+        let name = page.with_extension("").display().to_string();
+        let is_followed = followed.contains(&format!("\"docs/how-to/{name}.md\""));
+        let is_left_out = NOT_FOLLOWED.iter().any(|(left_out, _)| *left_out == name);
+        assert!(is_followed != is_left_out, "docs/how-to/{name}.md is followed by a test, or stands in `NOT_FOLLOWED`");
+        // Whatever is not run in a page that is followed has its reason in the fence: `steps` refuses one without.
+        let _ = page::steps(&read(&format!("docs/how-to/{name}.md")));
+    }
 }
 
 #[test]
