@@ -14,7 +14,7 @@ Examples:
 
 /// Of the package.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Given by whoever builds a release.
+/// Given by whoever builds a release, or found by the build script; may be empty.
 const COMMIT: Option<&str> = option_env!("SEALANE_BUILD_COMMIT");
 const BUILT: Option<&str> = option_env!("SEALANE_BUILD_TIME");
 
@@ -32,8 +32,9 @@ pub struct VersionArgs {
 /// When stdout cannot be written.
 pub fn run(args: &VersionArgs, printer: &Printer) -> Result<(), Failure> {
     let target = format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH);
+    let [commit, built] = [COMMIT, BUILT].map(|fact| fact.filter(|text| !text.is_empty()));
     let facts: Vec<String> =
-        [COMMIT.map(|commit| format!("commit {commit}")), BUILT.map(|built| format!("built {built}"))]
+        [commit.map(|commit| format!("commit {commit}")), built.map(|built| format!("built {built}"))]
             .into_iter()
             .flatten()
             .chain([target.clone()])
@@ -42,7 +43,7 @@ pub fn run(args: &VersionArgs, printer: &Printer) -> Result<(), Failure> {
         Format::Human | Format::Wide => printer.data(&format!("sealane {VERSION} ({})", facts.join(", "))),
         Format::Name => printer.data(VERSION),
         format @ (Format::Json | Format::Yaml) => {
-            let value = json!({ "version": VERSION, "commit": COMMIT, "built": BUILT, "target": target });
+            let value = json!({ "version": VERSION, "commit": commit, "built": built, "target": target });
             printer.value(format, &value)
         }
     }
