@@ -30,11 +30,13 @@ fn of_the_repository() -> Option<(String, String)> {
     if Path::new(&top).canonicalize().ok()? != source.canonicalize().ok()? {
         return None;
     }
-    for changes in ["logs/HEAD", "index"] {
-        println!("cargo:rerun-if-changed={}", source.join(git(&["rev-parse", "--git-path", changes])?).display());
+    println!("cargo:rerun-if-changed={}", source.join(git(&["rev-parse", "--git-path", "logs/HEAD"])?).display());
+    // Whatever the program is made of: an edit makes the commit a `dirty` one, and all of this is built anew then anyway.
+    for made_of in ["Cargo.lock", "model", "proto", "node", "authority", "agent", "proxy", "cli"] {
+        println!("cargo:rerun-if-changed={}", source.join(made_of).display());
     }
     let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
-    let edits = git(&["status", "--porcelain", "--untracked-files=no"])?;
+    let edits = git(&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"])?;
     let time = git(&["show", "--no-patch", "--date=format-local:%Y-%m-%dT%H:%M:%SZ", "--format=%cd", "HEAD"])?;
     let commit = if edits.is_empty() { commit } else { format!("{commit}-dirty") };
     Some((commit, time))
