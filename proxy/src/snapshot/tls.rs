@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{
@@ -11,8 +11,8 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{CipherSuite, RootCertStore, ServerConfig};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sealane_model::config::{self, Config, HostMatch, Mtls, TlsVersion};
 use sealane_model::problem::Problem;
 use sha2::{Digest as _, Sha256};
@@ -44,6 +44,8 @@ pub(crate) struct TlsLive {
     provider: Arc<CryptoProvider>,
     system_roots: OnceLock<Arc<RootCertStore>>,
     resumption: Mutex<Option<Resumption>>,
+    /// Certificates with their keys that a snapshot uses, by a digest of both: checking a key costs more than a swap.
+    certified: Mutex<HashMap<[u8; 32], Weak<CertifiedKey>>>,
 }
 
 #[derive(Clone)]
@@ -58,7 +60,12 @@ const SESSIONS_MAX: usize = 4096;
 
 impl Default for TlsLive {
     fn default() -> Self {
-        Self { provider: Arc::new(provider()), system_roots: OnceLock::new(), resumption: Mutex::default() }
+        Self {
+            provider: Arc::new(provider()),
+            system_roots: OnceLock::new(),
+            resumption: Mutex::default(),
+            certified: Mutex::default(),
+        }
     }
 }
 
@@ -91,6 +98,28 @@ impl TlsLive {
     /// The system's CA certificates, read once; empty if there are none.
     pub(crate) fn system_roots(&self) -> Arc<RootCertStore> {
         Arc::clone(self.system_roots.get_or_init(|| Arc::new(system_roots())))
+    }
+
+    /// The certificate with its key, checked once for all snapshots that use it.
+    fn certified(
+        &self,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<CertifiedKey>, rustls::Error> {
+        let mut digest = Sha256::new();
+        for part in chain.iter().map(AsRef::as_ref).chain([key.secret_der()]) {
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        }
+        let digest = digest.finalize().into();
+        if let Some(kept) = lock(&self.certified).get(&digest).and_then(Weak::upgrade) {
+            return Ok(kept);
+        }
+        let certified = Arc::new(CertifiedKey::from_der(chain, key, &self.provider)?);
+        let mut kept = lock(&self.certified);
+        kept.retain(|_, certified| certified.strong_count() > 0);
+        kept.insert(digest, Arc::downgrade(&certified));
+        Ok(certified)
     }
 
     /// Tickets and sessions; new ones when the client CA or mode changed, so that nobody resumes past it.
@@ -137,7 +166,7 @@ pub(crate) fn compile(config: &Config, live: &TlsLive) -> Result<Option<ServerTl
     let mut problems = Vec::new();
     let mut names = Names::default();
     for (index, certificate) in tls.certificates.iter().enumerate() {
-        if let Err(message) = names.add(certificate, &live.provider) {
+        if let Err(message) = names.add(certificate, live) {
             problems.push(error("certificate_invalid", certificate.at, format!("tls.certificates[{index}]"), message));
         }
     }
@@ -221,14 +250,13 @@ struct Names {
 }
 
 impl Names {
-    fn add(&mut self, certificate: &config::Certificate, provider: &CryptoProvider) -> Result<(), String> {
+    fn add(&mut self, certificate: &config::Certificate, live: &TlsLive) -> Result<(), String> {
         let chain = certificates(&certificate.cert_file)?;
         let key = private_key(&certificate.key_file)?;
         let facts = facts(&chain[0]).ok_or_else(|| format!("cannot parse `{}`", certificate.cert_file))?;
-        let certified = CertifiedKey::from_der(chain, key, provider).map_err(|cause| {
+        let certified = live.certified(chain, key).map_err(|cause| {
             format!("cannot use `{}` with `{}`: {cause}", certificate.cert_file, certificate.key_file)
         })?;
-        let certified = Arc::new(certified);
         let names = match &certificate.sni {
             Some(name) => vec![name.clone()],
             None => facts.names,
@@ -286,6 +314,25 @@ fn facts(certificate: &CertificateDer<'_>) -> Option<Facts> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_and_its_key_are_checked_once_as_long_as_a_snapshot_uses_them() {
+        let live = TlsLive::default();
+        let made = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            (vec![made.cert.der().clone()], PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap())
+        };
+        let (one, other) = (made("a.example"), made("b.example"));
+        let load = |(chain, key): &(Vec<_>, PrivateKeyDer<'static>)| live.certified(chain.clone(), key.clone_key());
+        let first = load(&one).unwrap();
+        assert!(Arc::ptr_eq(&first, &load(&one).unwrap()));
+        assert!(!Arc::ptr_eq(&first, &load(&other).unwrap()));
+        // With the key of another certificate it is as wrong as ever.
+        assert!(load(&(one.0.clone(), other.1.clone_key())).is_err());
+        drop(first);
+        load(&other).unwrap();
+        assert_eq!(lock(&live.certified).len(), 1, "what no snapshot uses is let go of");
+    }
 
     #[test]
     fn aes_128_goes_before_aes_256_and_nothing_is_lost() {
