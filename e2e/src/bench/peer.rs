@@ -3,11 +3,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
@@ -90,8 +91,8 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            // One that has ended already needs no signal.
-            let _ = kill_process(pid, Signal::KILL);
+            // With its workers, which outlive a parent that is killed. One that has ended already needs no signal.
+            let _ = kill_process_group(pid, Signal::KILL);
         }
         let _ = self.child.wait();
     }
@@ -281,6 +282,7 @@ async fn start(
 ) -> io::Result<Peer> {
     let errors = around.directory.join(format!("{name}.err"));
     command
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(File::create(around.directory.join(format!("{name}.out")))?)
         .stderr(File::create(&errors)?);
