@@ -211,21 +211,36 @@ impl fmt::Debug for Streamed {
 impl Streamed {
     /// Appends the next piece as the client is to see it to `out`; whether there is more.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<bool>> {
-        self.piece.clear();
-        let more = ready!(self.source.poll_piece(cx, &mut self.piece))?;
-        self.bytes += self.piece.len() as u64;
-        if let Some(left) = &mut self.left {
-            // Never more or less than was announced.
-            *left = left.checked_sub(self.piece.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
-            if !more && *left > 0 {
-                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+        match self.coding {
+            Coding::Identity => {
+                let start = out.len();
+                let more = ready!(self.source.poll_piece(cx, out))?;
+                self.count((out.len() - start) as u64, more)?;
+                Poll::Ready(Ok(more))
+            }
+            Coding::Chunked => {
+                self.piece.clear();
+                let more = ready!(self.source.poll_piece(cx, &mut self.piece))?;
+                self.count(self.piece.len() as u64, more)?;
+                write::content(out, self.coding, &self.piece);
+                if !more {
+                    out.extend_from_slice(b"0\r\n\r\n");
+                }
+                Poll::Ready(Ok(more))
             }
         }
-        write::content(out, self.coding, &self.piece);
-        if !more && self.coding == Coding::Chunked {
-            out.extend_from_slice(b"0\r\n\r\n");
+    }
+
+    /// Never more or less than was announced.
+    fn count(&mut self, bytes: u64, more: bool) -> io::Result<()> {
+        self.bytes += bytes;
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(bytes).ok_or(io::ErrorKind::InvalidData)?;
+            if !more && *left > 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
-        Poll::Ready(Ok(more))
+        Ok(())
     }
 
     /// Content that was given out.
@@ -325,6 +340,9 @@ fn compose(worker: &Worker, record: &mut Record, status: u16, manner: Manner, li
     out
 }
 
+/// Content that leaves together with its head, about.
+const AT_ONCE_BYTES: u64 = 64 << 10;
+
 fn compose_pieces(
     worker: &Worker,
     record: &mut Record,
@@ -342,7 +360,9 @@ fn compose_pieces(
         manner.after = After::Close;
     }
     let coding = if ends == Ends::WithLastChunk { Coding::Chunked } else { Coding::Identity };
-    let mut out = Vec::with_capacity(256 + lines.len());
+    let mut out = worker.take_buffer();
+    let at_once = length.filter(|_| !manner.head).map_or(0, |length| length.min(AT_ONCE_BYTES));
+    out.reserve(256 + lines.len() + at_once as usize);
     write_head(&mut out, worker, record, record.status, manner, lines, ends);
     let streamed = Streamed { source, coding, left: length, bytes: 0, piece: Vec::new() };
     (out, (!manner.head).then_some(streamed), manner.after)
@@ -372,6 +392,10 @@ fn write_head(
     out.extend_from_slice(b"\r\n");
     match record.edits.as_ref().map(|edits| &edits.response) {
         None => out.extend_from_slice(lines),
+        Some(edits) if !edits.removes_any() => {
+            out.extend_from_slice(lines);
+            out.extend_from_slice(edits.lines());
+        }
         Some(edits) => {
             let kept = edits::lines(lines).filter(|line| !edits.removes(edits::name_of(line)));
             kept.for_each(|line| out.extend_from_slice(line));
@@ -390,7 +414,8 @@ fn write_head(
         Ends::WithConnection => {}
     }
     // A stored answer is as old as it says.
-    if !edits::lines(lines).any(|line| edits::name_of(line).eq_ignore_ascii_case(b"date")) {
+    let is_date = |line: &[u8]| line.get(..5).is_some_and(|start| start.eq_ignore_ascii_case(b"date:"));
+    if !is_date(lines) && !memchr::memchr_iter(b'\n', lines).any(|end| is_date(&lines[end + 1..])) {
         out.extend_from_slice(b"Date: ");
         worker.write_http_date(out);
         out.extend_from_slice(b"\r\n");

@@ -487,9 +487,13 @@ impl Connection {
     /// Sends all, or gives up when the client takes too long.
     pub(crate) async fn send_all(&mut self, worker: &Worker, bytes: Vec<u8>) {
         let Self { stream, outbox, timer, .. } = self;
-        outbox.queue(&bytes);
-        let deadline = worker.wheel.after(ANSWER_TIMEOUT);
+        let sent = poll_fn(|cx| Poll::Ready(outbox.send(cx, stream, &bytes))).await;
+        worker.give_buffer(bytes);
         // A client that is gone, or takes nothing, is not told.
+        if sent.is_err() || outbox.is_empty() {
+            return;
+        }
+        let deadline = worker.wheel.after(ANSWER_TIMEOUT);
         let _ = before(timer, deadline, poll_fn(|cx| outbox.poll_drain(cx, stream))).await;
     }
 

@@ -10,7 +10,7 @@ use super::directives::ResponseDirectives;
 use super::key::KeyRef;
 use super::policy::Policy;
 use super::vary::Selected;
-use crate::http1::field::{Known, KnownSet};
+use crate::http1::field::{Known, KnownSet, NameHints};
 use crate::http1::write;
 
 /// A stored answer, or one that is being fetched to be stored. Only its content may still grow.
@@ -23,7 +23,7 @@ pub(crate) struct Entry {
     pub(crate) stamp: Stamp,
     pub(crate) status: u16,
     /// Whole lines, without those that belong to one hop or are written anew.
-    pub(crate) lines: Box<[u8]>,
+    pub(crate) lines: StoredLines,
     pub(crate) policy: Policy,
     pub(crate) selected: Selected,
     pub(crate) body: Arc<Body>,
@@ -74,12 +74,12 @@ impl Entry {
             Gzip::Made(made) => made.get().map_or(0, |body| body.cost()),
             Gzip::Never => 0,
         };
-        let own = self.key.len() + self.lines.len() + self.selected.bytes();
+        let own = self.key.len() + self.lines.bytes.len() + self.selected.bytes();
         ENTRY_OVERHEAD + own as u64 + self.body.cost() + gzip
     }
 
-    pub(crate) fn head(&self) -> LinesView<'_> {
-        LinesView(&self.lines)
+    pub(crate) fn head(&self) -> &StoredLines {
+        &self.lines
     }
 
     /// The compressed content, once it is made.
@@ -98,6 +98,31 @@ impl Entry {
         self.hits_left.as_ref().is_none_or(|left| {
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         })
+    }
+}
+
+/// Lines of a stored head.
+#[derive(Debug)]
+pub(crate) struct StoredLines {
+    bytes: Box<[u8]>,
+    names: NameHints,
+}
+
+impl StoredLines {
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        let mut names = NameHints::default();
+        LinesView(&bytes).lines().for_each(|(name, ..)| names.add(name));
+        Self { bytes: bytes.into(), names }
+    }
+
+    pub(crate) fn view(&self) -> LinesView<'_> {
+        LinesView(&self.bytes)
+    }
+}
+
+impl HeaderView for StoredLines {
+    fn any_value(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.names.may_have(name.as_bytes()) && self.view().any_value(name, test)
     }
 }
 

@@ -16,7 +16,7 @@ use sealane_model::decide::HeaderView;
 use super::Cache;
 use super::body::{Body, BrokenOff, Reader};
 use super::directives::RequestDirectives;
-use super::entry::{Entry, Gzip, LinesView, Stamp, stored_lines, updated_lines};
+use super::entry::{Entry, Gzip, LinesView, Stamp, StoredLines, stored_lines, updated_lines};
 use super::flight::{Flight, Landing};
 use super::key::{KeyRef, write_uri};
 use super::policy::{Asker, Instant, Policy, ResponseFacts, is_error};
@@ -261,7 +261,7 @@ impl Fill {
             uri_end: self.uri_end,
             stamp: self.stamp,
             status: head.status,
-            lines: lines.into(),
+            lines: StoredLines::new(lines),
             policy,
             selected,
             body: Arc::new(Body::new(self.cache.resident())),
@@ -297,7 +297,7 @@ impl Fill {
 
     /// The stored answer with the fields of `news`, and whether it may still be stored.
     fn updated(&self, stale: &Arc<Entry>, news: LinesView<'_>, received: Instant) -> (Arc<Entry>, bool) {
-        let merged = updated_lines(stale.head(), news);
+        let merged = updated_lines(stale.head().view(), news);
         // The age of a confirmed answer starts anew.
         let facts = ResponseFacts::read(stale.status, &LinesView(&merged), received.wall);
         let judged = facts.judge(&self.rule.store, self.asker, self.asked, received);
@@ -313,7 +313,7 @@ impl Fill {
             uri_end: stale.uri_end,
             stamp: self.stamp,
             status: stale.status,
-            lines: lines.into(),
+            lines: StoredLines::new(lines),
             policy: judged.unwrap_or_else(|_| stale.policy.expired()),
             selected: selected.unwrap_or_else(|| stale.selected.clone()),
             body: Arc::clone(&stale.body),
@@ -544,20 +544,21 @@ const PIECE_BYTES: usize = 64 << 10;
 
 impl Source for Stored {
     fn poll_piece(&mut self, cx: &mut Context<'_>, out: &mut Vec<u8>) -> Poll<io::Result<bool>> {
+        let start = out.len();
         loop {
             match self.0.poll_next(cx) {
                 Poll::Ready(Ok(Some(bytes))) => out.extend_from_slice(&bytes),
                 Poll::Ready(Ok(None)) => return Poll::Ready(Ok(false)),
-                Poll::Ready(Err(BrokenOff)) if out.is_empty() => {
+                Poll::Ready(Err(BrokenOff)) if out.len() == start => {
                     return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                 }
-                Poll::Pending if out.is_empty() => return Poll::Pending,
+                Poll::Pending if out.len() == start => return Poll::Pending,
                 Poll::Ready(Err(BrokenOff)) | Poll::Pending => return Poll::Ready(Ok(true)),
             }
             if self.0.is_done() {
                 return Poll::Ready(Ok(false));
             }
-            if out.len() >= PIECE_BYTES {
+            if out.len() - start >= PIECE_BYTES {
                 return Poll::Ready(Ok(true));
             }
         }

@@ -48,6 +48,9 @@ const TAKEN_FOR_TARGET: [&str; 32] = [
     "x_http_method_override",
 ];
 
+/// How all of them begin, in lower case.
+pub(super) const TAKEN_INITIALS: [u8; 2] = [b'x', b'f'];
+
 /// A key, and where the part of it ends that names the resource.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRef<'a> {
@@ -81,6 +84,8 @@ pub(crate) struct Parts<'a, H> {
     pub(crate) vary: &'a [String],
     /// The peer is trusted: what it says of earlier hops reaches the endpoint.
     pub(crate) trusted_peer: bool,
+    /// A field's name begins with one of [`TAKEN_INITIALS`].
+    pub(crate) may_be_taken: bool,
     pub(crate) headers: &'a H,
 }
 
@@ -99,7 +104,7 @@ impl<H: HeaderView> Parts<'_, H> {
         for name in self.vary {
             field(out, self.headers, name);
         }
-        for name in TAKEN_FOR_TARGET {
+        for name in TAKEN_FOR_TARGET.into_iter().filter(|_| self.may_be_taken) {
             // The proxy writes these itself for peers that it does not trust.
             let rewritten = matches!(name, "x-forwarded-host" | "x-forwarded-proto" | "forwarded");
             if (!rewritten || self.trusted_peer) && self.headers.any_value(name, &mut |_| true) {
@@ -219,6 +224,7 @@ mod tests {
             auth_aware: false,
             vary: &[],
             trusted_peer: false,
+            may_be_taken: true,
             headers,
         }
     }
@@ -301,6 +307,11 @@ mod tests {
         }
         let lines = Lines(&[("x-forwarded-host", "evil.example"), ("forwarded", "host=evil.example")]);
         assert_eq!(key(&parts(&lines)), base, "the endpoint does not see these from strangers");
+    }
+
+    #[test]
+    fn all_that_servers_take_for_the_target_begins_as_is_looked_for() {
+        assert_eq!(TAKEN_FOR_TARGET.iter().find(|name| !TAKEN_INITIALS.contains(&name.as_bytes()[0])), None);
     }
 
     #[test]

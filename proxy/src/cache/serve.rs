@@ -78,8 +78,7 @@ pub(crate) fn serve(
     now_ms: u64,
     wall: u64,
 ) -> Served {
-    let head = entry.head();
-    if entry.status == 200 && conditional::is_not_modified(request, &head, entry.date, wall) {
+    if entry.status == 200 && conditional::is_not_modified(request, entry.head(), entry.date, wall) {
         return not_modified(entry, how, now_ms);
     }
     let length = entry.body.length().or(entry.announced);
@@ -88,10 +87,11 @@ pub(crate) fn serve(
         _ => Part::Whole,
     };
     let gzip = entry.gzipped().filter(|_| part == Part::Whole && accepts_gzip(request));
-    let mut lines = Vec::with_capacity(entry.lines.len() + 192);
+    let stored = entry.head().view().0;
+    let mut lines = Vec::with_capacity(stored.len() + 192);
     match gzip {
         Some(_) => write_gzip_lines(&mut lines, entry),
-        None => lines.extend_from_slice(&entry.lines),
+        None => lines.extend_from_slice(stored),
     }
     if matches!(entry.gzip, super::entry::Gzip::Made(_)) {
         write_vary(&mut lines, entry);
@@ -130,7 +130,7 @@ fn not_modified(entry: &Arc<Entry>, how: How, now_ms: u64) -> Served {
         ["cache-control", "content-location", "date", "etag", "expires", "vary", "cdn-cache-control"];
     let mut lines = Vec::with_capacity(256);
     let mut tagged = false;
-    for (name, _, line) in entry.head().lines() {
+    for (name, _, line) in entry.head().view().lines() {
         let is = |text: &str| name.eq_ignore_ascii_case(text.as_bytes());
         if SENT.iter().any(|sent| is(sent)) {
             tagged |= is("etag");
@@ -138,7 +138,7 @@ fn not_modified(entry: &Arc<Entry>, how: How, now_ms: u64) -> Served {
         }
     }
     if !tagged {
-        let modified = entry.head().lines().find(|(name, ..)| name.eq_ignore_ascii_case(b"last-modified"));
+        let modified = entry.head().view().lines().find(|(name, ..)| name.eq_ignore_ascii_case(b"last-modified"));
         lines.extend_from_slice(modified.map_or(b"", |(.., line)| line));
     }
     write_added(&mut lines, entry, how, now_ms);
@@ -153,7 +153,7 @@ fn part(entry: &Arc<Entry>, request: &impl HeaderView, length: u64) -> Part {
         part = range::parse(value, length);
         false
     });
-    let holds = lines == 1 && part != Part::Whole && conditional::range_holds(request, &entry.head());
+    let holds = lines == 1 && part != Part::Whole && conditional::range_holds(request, entry.head());
     if holds { part } else { Part::Whole }
 }
 
@@ -166,7 +166,14 @@ fn write_added(lines: &mut Vec<u8>, entry: &Entry, how: How, now_ms: u64) {
     lines.extend_from_slice(b"Cache-Status: sealane; ");
     let ttl = entry.policy.ttl(now_ms);
     match how {
-        How::Hit | How::Stale => lines.extend_from_slice(format!("hit; ttl={ttl}\r\nX-Cache: HIT\r\n").as_bytes()),
+        How::Hit | How::Stale => {
+            lines.extend_from_slice(b"hit; ttl=");
+            if ttl < 0 {
+                lines.push(b'-');
+            }
+            write::decimal(lines, ttl.unsigned_abs());
+            lines.extend_from_slice(b"\r\nX-Cache: HIT\r\n");
+        }
         How::Revalidated => lines.extend_from_slice(b"fwd=stale; fwd-status=304\r\nX-Cache: HIT\r\n"),
         How::Error(status) => {
             lines.extend_from_slice(b"fwd=stale; ");
@@ -206,7 +213,7 @@ pub(crate) fn forwarded_line(forward: Forward) -> Vec<u8> {
 
 /// The stored lines as they are for compressed content: its coding, and an entity tag that is no longer strong.
 fn write_gzip_lines(lines: &mut Vec<u8>, entry: &Entry) {
-    for (name, value, line) in entry.head().lines() {
+    for (name, value, line) in entry.head().view().lines() {
         let is = |text: &str| name.eq_ignore_ascii_case(text.as_bytes());
         if is("etag") && value.starts_with(b"\"") {
             lines.extend_from_slice(b"ETag: W/");

@@ -16,7 +16,7 @@ use super::directives::RequestDirectives;
 use super::entry::{Entry, LinesView};
 use super::fill::{self, Fill, Invalidate, Lead, Task};
 use super::flight::{Flight, Landing};
-use super::key::{KeyRef, Parts, has_credentials};
+use super::key::{self, KeyRef, Parts, has_credentials};
 use super::policy::{Asker, Use};
 use super::rules::CompiledRule;
 use super::serve::{self, Forward, How};
@@ -26,7 +26,7 @@ use crate::answer::Local;
 use crate::balance::fnv;
 use crate::error::Category;
 use crate::exchange::refresh;
-use crate::http1::field::{FieldView, Fields, Known, KnownSet};
+use crate::http1::field::{FieldView, Fields, Known, KnownSet, NameHints};
 use crate::http1::framing::Framing;
 use crate::http1::request_head::RequestHead;
 use crate::http1::write;
@@ -51,21 +51,36 @@ struct AsForwarded<'a> {
     bytes: &'a [u8],
     fields: &'a Fields,
     edits: &'a FieldEdits,
+    sent: NameHints,
+    /// A name begins with x or f.
+    may_be_taken: bool,
 }
 
 impl HeaderView for AsForwarded<'_> {
     fn any_value(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
-        let sent = self.fields.lines().iter().any(|field| {
-            field.known != Known::Dropped
-                && field.name.of_bytes(self.bytes).eq_ignore_ascii_case(name.as_bytes())
-                && !self.edits.removes(name.as_bytes())
-                && test(field.value.of_bytes(self.bytes))
-        });
+        let sent = self.sent.may_have(name.as_bytes())
+            && self.fields.lines().iter().any(|field| {
+                field.known != Known::Dropped
+                    && field.name.of_bytes(self.bytes).eq_ignore_ascii_case(name.as_bytes())
+                    && !self.edits.removes(name.as_bytes())
+                    && test(field.value.of_bytes(self.bytes))
+            });
         sent || LinesView(self.edits.lines()).any_value(name, test)
     }
 }
 
-impl AsForwarded<'_> {
+impl<'a> AsForwarded<'a> {
+    fn new(bytes: &'a [u8], fields: &'a Fields, edits: &'a FieldEdits) -> Self {
+        let mut sent = NameHints::default();
+        let mut may_be_taken = !edits.lines().is_empty();
+        for field in fields.lines() {
+            let name = field.name.of_bytes(bytes);
+            sent.add(name);
+            may_be_taken |= name.first().is_some_and(|first| key::TAKEN_INITIALS.contains(&(first | 0x20)));
+        }
+        Self { bytes, fields, edits, sent, may_be_taken }
+    }
+
     fn copy(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.bytes.len().min(4096));
         for field in self.fields.lines() {
@@ -106,7 +121,7 @@ impl CacheStage {
         if !taken {
             return bypass(edits, Forward::Method, false);
         }
-        let request = AsForwarded { bytes: seen.request.bytes, fields: seen.fields, edits: &edits.request };
+        let request = AsForwarded::new(seen.request.bytes, seen.fields, &edits.request);
         let directives = RequestDirectives::read(&request);
         let partitioned = has_credentials(&request);
         if let Some(by_hooks) = self.by_hooks.as_ref().filter(|_| partitioned && !rule.store.auth_aware) {
@@ -280,6 +295,7 @@ impl CacheStage {
             auth_aware: rule.store.auth_aware,
             vary: &rule.vary,
             trusted_peer: seen.request.client.trusted_peer,
+            may_be_taken: headers.may_be_taken,
             headers,
         }
     }

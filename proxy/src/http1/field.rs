@@ -108,6 +108,27 @@ pub enum Known {
     ContentType,
 }
 
+/// Which names may be among some fields: says no without looking at each of them. Never no for one that is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NameHints(u64);
+
+impl NameHints {
+    pub(crate) fn add(&mut self, name: &[u8]) {
+        self.0 |= Self::bit(name);
+    }
+
+    /// Whether a field of this name, in any case, may be there.
+    pub(crate) fn may_have(self, name: &[u8]) -> bool {
+        self.0 & Self::bit(name) != 0
+    }
+
+    fn bit(name: &[u8]) -> u64 {
+        let [first, .., last] = name else { return 1 };
+        let mixed = u32::from(first | 0x20) ^ (u32::from(last | 0x20) << 2) ^ (name.len() as u32).wrapping_mul(11);
+        1 << (mixed & 63)
+    }
+}
+
 impl Known {
     /// Recognises a name (a token) in any case.
     #[must_use]

@@ -223,7 +223,8 @@ fn begin(
         worker.give_buffer(head);
     }
     let open = Open::new(worker, streams);
-    worker.spawn(serve_stream(connection, begun, open, Rc::clone(gauge)));
+    // Boxed: a task is moved about several times, and this is large.
+    worker.spawn(Box::pin(serve_stream(connection, begun, open, Rc::clone(gauge))));
 }
 
 async fn serve_stream(mut connection: Connection, begun: Begun, open: Open, gauge: Rc<Gauge>) {
