@@ -188,7 +188,7 @@ fn check_file(file: &Path, before_start: bool, found: &mut Findings) {
 fn check_certificates(config: &Config, shown: &str, found: &mut Findings) {
     let Some(tls) = &config.tls else { return };
     // On the machine that serves a missing or expired file is no hint but a fault.
-    let problems = certificates::check(config, shown, clock::now().as_second());
+    let problems = certificates::check(config, (shown, ""), clock::now().as_second());
     for Problem { code, message, .. } in &problems {
         match code.as_str() {
             "certificate_expires_soon" => found.warning("certificates", message, RENEW),

@@ -119,6 +119,10 @@ fn asked(args: &ExplainArgs) -> Result<Asked, Failure> {
     }
     // `curl example.com/x` works, so this does too.
     let given = args.url.clone().unwrap_or_default();
+    if given.starts_with('/') {
+        let hint = format!("sealane explain http://localhost:8080{given}   (what a client asks for, with its host)");
+        return Err(Failure::usage(format!("`{given}` has no host")).hint(hint));
+    }
     let url = if given.contains("://") { given } else { format!("http://{given}") };
     Ok(Asked { method: args.method.to_ascii_uppercase(), url, headers })
 }

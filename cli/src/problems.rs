@@ -33,7 +33,16 @@ impl Source {
     pub fn read(path: &Path) -> Result<Self, Failure> {
         let stdin = path.as_os_str() == "-";
         let shown = if stdin { "<stdin>".to_owned() } else { path.display().to_string() };
-        let refused = |error| Failure::new(Exit::Invalid, format!("cannot read `{shown}`")).because(error);
+        let refused = |error: std::io::Error| {
+            let hint = match error.kind() {
+                std::io::ErrorKind::IsADirectory => "name the config file in it, such as `fleet.yaml`",
+                std::io::ErrorKind::PermissionDenied => {
+                    "let this user read it, or pipe it: `sudo cat FILE | sealane … -`"
+                }
+                _ => "check the name and the folder, or begin with one: `sealane init`",
+            };
+            Failure::new(Exit::Invalid, format!("cannot read `{shown}`")).because(error).hint(hint)
+        };
         let mut bytes = Vec::new();
         if stdin {
             std::io::stdin().lock().take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(refused)?;
@@ -47,7 +56,9 @@ impl Source {
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let line = 1 + error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
-            Failure::new(Exit::Invalid, format!("`{shown}` is not UTF-8 text: line {line} has other bytes"))
+            Failure::new(Exit::Invalid, format!("`{shown}` is not UTF-8 text: line {line} has other bytes")).hint(format!(
+                "save it as UTF-8; to see what is wrong: sed -n {line}p {shown} | od -c; from Latin-1: iconv -f latin1 -t utf8"
+            ))
         })?;
         let name = match (stdin, path.file_name()) {
             (false, Some(name)) => name.to_string_lossy().into_owned(),

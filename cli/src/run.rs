@@ -17,7 +17,7 @@ use sealane_model::config::{Certificate, Config, ListenAddress, Listener, Positi
 use sealane_model::ids::Digest;
 use sealane_model::parse::{Reader, parse};
 use sealane_model::problem::{self, Problem, Severity};
-use sealane_model::sandbox::{self, SandboxTimes};
+use sealane_model::sandbox::{self, Places, SandboxTimes};
 use sealane_proxy::desk::{Order, Origin};
 use sealane_proxy::files::{self, Stamp};
 use sealane_proxy::proxy::{Prepared, Proxy, RevisionTag};
@@ -28,7 +28,7 @@ use tracing::{info, warn};
 
 use self::alb::Alb;
 use self::orders::History;
-use self::sandboxes::{Command, Made, Sandboxes, Serve};
+use self::sandboxes::{Command, Sandboxes, Serve};
 use self::source::{Source, Text};
 use crate::admin::AdminArgs;
 use crate::exit::{Exit, Failure};
@@ -253,9 +253,9 @@ impl Serve for Front {
         self.config.sandboxes.as_ref().is_none_or(|sandboxes| sandboxes.enabled)
     }
 
-    async fn prepare<'r>(&self, routes: impl Iterator<Item = &'r Made>) -> Result<Prepared, SandboxError> {
+    async fn prepare(&self, routes: &mut Places) -> Result<Prepared, SandboxError> {
         let mut config = self.current(&self.config, self.born_ms);
-        sandbox::join(&mut config, routes.map(|made| (**made).clone()));
+        routes.join(&mut config, |_| true);
         self.proxy.prepare(self.tag.clone(), Arc::new(config)).await.map_err(|problems| {
             SandboxError::Unservable(problems.first().map_or_else(String::new, |problem| problem.message.clone()))
         })
@@ -317,19 +317,19 @@ impl Served {
     }
 
     /// Compiles and lets go of it again.
-    async fn prepare(&self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
+    async fn prepare(&mut self, text: &Text, config: Config) -> Result<(), Vec<Problem>> {
         let born_ms = self.born_ms(Origin::Applied);
         self.prepare_as(tag(text, Origin::Applied), config, born_ms).await.map(drop)
     }
 
     async fn prepare_as(
-        &self,
+        &mut self,
         tag: RevisionTag,
         config: Config,
         born_ms: Option<i64>,
     ) -> Result<Prepared, Vec<Problem>> {
         let mut config = self.front.current(&config, born_ms);
-        if let Some(sandboxes) = &self.sandboxes {
+        if let Some(sandboxes) = &mut self.sandboxes {
             sandboxes.join(&mut config);
         }
         self.front.proxy.prepare(tag, Arc::new(config)).await
@@ -407,7 +407,7 @@ impl Served {
     /// Ends the sandbox routes of the file whose time is over.
     async fn end_routes(&mut self) {
         let mut config = self.front.current(&self.front.config, self.front.born_ms);
-        if let Some(sandboxes) = &self.sandboxes {
+        if let Some(sandboxes) = &mut self.sandboxes {
             sandboxes.join(&mut config);
         }
         let prepared = self.front.proxy.prepare(self.front.tag.clone(), Arc::new(config)).await;

@@ -100,7 +100,7 @@ fn judge(source: &Source, reader: Reader) -> (Vec<Problem>, String) {
                 problem.file.clone_from(&source.shown);
                 problem
             }));
-            problems.extend(certificates::check(&config, &source.shown, clock::now().as_second()));
+            problems.extend(certificates::check(&config, (&source.shown, &source.text), clock::now().as_second()));
             problems.sort_by_key(|problem| (problem.line, problem.column));
             let mut parts = vec![counted(config.routes.len(), "route"), counted(config.pools.len(), "pool")];
             if !config.tests.is_empty() {

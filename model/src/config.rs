@@ -8,6 +8,7 @@
 //! Source of every key, default and rule: design page "Public interfaces", Config file.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::middleware::{
@@ -54,10 +55,11 @@ pub struct Config {
     pub limits: Limits,
     /// Peers whose forwarding headers and PROXY protocol headers are believed.
     pub trusted_proxies: Vec<CidrBlock>,
-    /// In file order. The order of matching is [`crate::decide`]'s.
-    pub routes: Vec<Route>,
-    /// Named pools in file order, then the anonymous ones (`route/<route id>`). Ids are unique.
-    pub pools: Vec<Pool>,
+    /// In file order. The order of matching is [`crate::decide`]'s. Shared with the configs that differ in other routes
+    /// only, so that a copy of a large config costs little.
+    pub routes: Vec<Arc<Route>>,
+    /// Named pools in file order, then the anonymous ones (`route/<route id>`). Ids are unique. Shared as routes are.
+    pub pools: Vec<Arc<Pool>>,
     /// Named middleware chains.
     pub middleware: Vec<Chain>,
     /// Cache store and rules.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{CohortKey, Config};
+use crate::config::{CohortKey, Config, Endpoint, Pool, Rewrite, Scheme, TargetPath};
 use crate::decide::{Decision, HeaderView, RequestHead, RouteTable, Scratch};
 use crate::selftest::possible_pools;
 
@@ -148,12 +148,42 @@ fn decided(config: &Config, table: &RouteTable, shape: &Shape, scratch: &mut Scr
             let Some(route) = config.routes.get(index) else { return String::new() };
             let headers: Vec<(String, String)> =
                 shape.headers.iter().filter_map(|(name, value)| Some((name.clone(), value.clone()?))).collect();
-            let pools: Vec<&str> = possible_pools(route, &headers)
+            let pools: Vec<String> = possible_pools(route, &headers)
                 .into_iter()
-                .filter_map(|pool| config.pools.get(pool).map(|pool| pool.id.0.as_str()))
+                .filter_map(|pool| config.pools.get(pool).map(|pool| place(pool)))
                 .collect();
-            format!("{} → {}", route.id, pools.join(" or "))
+            let rewrite = route.rewrite.as_ref().map_or_else(String::new, rewritten);
+            format!("{} → {}{rewrite}", route.id, pools.join(" or "))
         }
+    }
+}
+
+/// A pool's name; where it has none of its own, the places it stands for.
+fn place(pool: &Pool) -> String {
+    if !pool.is_anonymous() {
+        return pool.id.0.clone();
+    }
+    let url = |endpoint: &Endpoint| {
+        let scheme = match endpoint.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+            Scheme::H2c => "h2c",
+        };
+        let path = match &endpoint.path {
+            TargetPath::Keep => "",
+            TargetPath::Replace(path) | TargetPath::Prepend(path) => path,
+        };
+        format!("{scheme}://{endpoint}{path}")
+    };
+    pool.endpoints.iter().map(url).collect::<Vec<_>>().join(", ")
+}
+
+/// What happens to the path on the way.
+fn rewritten(rewrite: &Rewrite) -> String {
+    match rewrite {
+        Rewrite::Path(path) => format!(", as {path}"),
+        Rewrite::Prefix(by) => format!(", prefix as {by}"),
+        Rewrite::Regex { regex, replacement } => format!(", {} as {replacement}", regex.as_str()),
     }
 }
 
@@ -193,9 +223,31 @@ mod tests {
         let found = impact(&before, &after, &shapes);
         assert_eq!((found.requests, found.different), (4, 3));
         let told: Vec<_> = found.moves.iter().map(|m| format!("{} {} > {}", m.requests, m.from, m.to)).collect();
-        assert_eq!(told, ["2 all → route/all > api → route/api", "1 all → route/all > 404 no_route"]);
+        assert_eq!(told, ["2 all → http://a:80 > api → http://c:80", "1 all → http://a:80 > 404 no_route"]);
         assert_eq!(found.moves[0].example, "GET a.test/api/1");
         assert_eq!(impact(&before, &before, &shapes).different, 0);
+    }
+
+    #[test]
+    fn a_route_that_goes_to_another_url_or_path_decides_differently_although_its_pool_has_no_name() {
+        let check = |before: &str, after: &str, expected: &str| {
+            let config = |route: &str| config(&format!("routes: [{{ id: r, {route} }}]"));
+            let found = impact(&config(before), &config(after), &[shape("/x", None)]);
+            let moved = found.moves.first().map_or_else(String::new, |it| format!("{} > {}", it.from, it.to));
+            assert_eq!(moved, expected, "{before} to {after}");
+        };
+        check("to: \"http://a\"", "to: \"http://a:80\"", "");
+        check("to: \"http://a\"", "to: \"http://b\"", "r → http://a:80 > r → http://b:80");
+        check(
+            "to: \"http://a\"",
+            "to: [\"http://a\", \"https://b\"]",
+            "r → http://a:80 > r → http://a:80, https://b:443",
+        );
+        check(
+            "to: \"http://a\"",
+            "to: \"http://a\", rewrite: { path: /y }",
+            "r → http://a:80 > r → http://a:80, as /y",
+        );
     }
 
     #[test]

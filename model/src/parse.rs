@@ -18,7 +18,7 @@
 //! | `secret_literal`, `reference_not_allowed`, `not_allowed_in_fleet`, `not_supported_yet` | what may not be said |
 //!
 //! Codes of warnings: `regex_in_host`, `unreachable_route`, `unused_pool`, `unused_policy`, `no_routes`, `no_gates`,
-//! `regions_left_out`, `insecure_skip_verify`, `repeated_value`, `zero_weight_share`, `caches_authorised`,
+//! `regions_left_out`, `insecure_skip_verify`, `unknown_method`, `repeated_value`, `zero_weight_share`, `caches_authorised`,
 //! `varies_on_credentials`, `long_ttl`, `public_fail_closed`.
 //!
 //! What each means is the table of [`crate::codes`].

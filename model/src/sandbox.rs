@@ -7,9 +7,11 @@
 //! Source: seed 000, rows S0-12 to S0-37 of the requirements, row "sandbox routes in a fleet" of the public interfaces.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Pool, Route, Sandboxes};
@@ -114,7 +116,7 @@ impl SandboxRoute {
         (self.priority, self.id)
     }
 
-    /// The route and its pool as a config has them. The route's pool index is left to [`join`].
+    /// The route and its pool as a config has them. The route's pool index is left to [`Places::join`].
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -218,49 +220,84 @@ impl From<Line<'_>> for SandboxRoute {
     }
 }
 
-/// Joins sandbox routes to a config: behind its own routes, in the order in which they come. A config that switches
-/// sandboxes off stays as it is.
-pub fn join(config: &mut Config, routes: impl IntoIterator<Item = (Route, Pool)>) {
-    let sandboxes = config.sandboxes.get_or_insert_with(Sandboxes::default);
-    if !sandboxes.enabled {
-        return;
-    }
-    for (route, pool) in routes {
-        sandboxes.routes.push(config.routes.len());
-        config.routes.push(Route { pool: config.pools.len(), ..route });
-        config.pools.push(pool);
-    }
-}
-
-/// Where each sandbox route lies among those that are joined to a config. The last one takes the place of one that goes, so
-/// that a change moves two routes at most and what was made of the others can be used again. Places say nothing about the
-/// order of matching, which is by priority and id.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Sandbox routes as configs have them, each at its place among those that are joined to a config. The last one takes the
+/// place of one that goes, so that a change moves two routes at most and what was made of the others can be used again.
+/// Places say nothing about the order of matching, which is by priority and id.
+#[derive(Clone, Debug, Default)]
 pub struct Places {
     /// By place.
-    ids: Vec<u64>,
+    placed: Vec<Placed>,
+    /// By id.
+    place_of: HashMap<u64, usize, FixedState>,
+}
+
+#[derive(Clone, Debug)]
+struct Placed {
+    id: u64,
+    /// With the number of its pool in the config that it was joined to last.
+    route: Arc<Route>,
+    pool: Arc<Pool>,
 }
 
 impl Places {
-    /// Gives each of `routes`, which are by id, a place, and takes those of others away.
-    pub fn settle<T>(&mut self, routes: &BTreeMap<u64, T>) {
-        let mut place = 0;
-        while let Some(id) = self.ids.get(place) {
-            if routes.contains_key(id) {
-                place += 1;
-            } else {
-                self.ids.swap_remove(place);
+    /// Gives a route, as [`SandboxRoute::compile`] makes it, a place; one with the same id goes.
+    pub fn put(&mut self, id: u64, (route, pool): (Route, Pool)) {
+        let placed = Placed { id, route: Arc::new(route), pool: Arc::new(pool) };
+        match self.place_of.get(&id) {
+            Some(&place) => self.placed[place] = placed,
+            None => {
+                self.place_of.insert(id, self.placed.len());
+                self.placed.push(placed);
             }
-        }
-        if self.ids.len() < routes.len() {
-            let placed: HashSet<u64> = self.ids.iter().copied().collect();
-            self.ids.extend(routes.keys().filter(|id| !placed.contains(id)));
         }
     }
 
-    /// Those of `routes` that have a place, by place.
-    pub fn of<'r, T>(&'r self, routes: &'r BTreeMap<u64, T>) -> impl Iterator<Item = &'r T> {
-        self.ids.iter().filter_map(|id| routes.get(id))
+    /// Takes a route away.
+    pub fn remove(&mut self, id: u64) {
+        let Some(place) = self.place_of.remove(&id) else { return };
+        self.placed.swap_remove(place);
+        if let Some(moved) = self.placed.get(place) {
+            self.place_of.insert(moved.id, place);
+        }
+    }
+
+    /// Takes away those that are not to `stay`, by id.
+    pub fn retain(&mut self, mut stay: impl FnMut(u64) -> bool) {
+        let gone: Vec<u64> = self.placed.iter().map(|placed| placed.id).filter(|id| !stay(*id)).collect();
+        gone.into_iter().for_each(|id| self.remove(id));
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.placed.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.placed.is_empty()
+    }
+
+    /// Joins those whose id passes `is_live` to a config: behind its own routes and pools, with a pool each. A config that
+    /// switches sandboxes off stays as it is. Costs what copying pointers costs, as long as the config has as many pools as
+    /// the one before.
+    pub fn join(&mut self, config: &mut Config, is_live: impl Fn(u64) -> bool) {
+        let sandboxes = config.sandboxes.get_or_insert_with(Sandboxes::default);
+        if !sandboxes.enabled {
+            return;
+        }
+        config.routes.reserve(self.placed.len());
+        config.pools.reserve(self.placed.len());
+        sandboxes.routes.reserve(self.placed.len());
+        for placed in self.placed.iter_mut().filter(|placed| is_live(placed.id)) {
+            if placed.route.pool != config.pools.len() {
+                Arc::make_mut(&mut placed.route).pool = config.pools.len();
+            }
+            sandboxes.routes.push(config.routes.len());
+            config.routes.push(Arc::clone(&placed.route));
+            config.pools.push(Arc::clone(&placed.pool));
+        }
     }
 }
 
@@ -276,6 +313,12 @@ pub fn end(config: &mut Config, age: Duration) -> Option<Duration> {
 mod tests {
     use super::*;
     use crate::parse::{Reader, parse};
+
+    fn joined(config: &mut Config, routes: &[&SandboxRoute], times: SandboxTimes) {
+        let mut places = Places::default();
+        routes.iter().for_each(|route| places.put(route.id, route.compile(times).unwrap()));
+        places.join(config, |_| true);
+    }
 
     fn route(pattern: &str, target_url: &str) -> SandboxRoute {
         SandboxRoute {
@@ -328,7 +371,7 @@ mod tests {
         let text = "listen: :8080\nroutes: [{ to: http://a }]\n";
         let (mut config, _) = parse("f", text, Reader::Local).unwrap();
         let times = SandboxTimes { total: Some(Duration::from_secs(1)), ..SandboxTimes::default() };
-        join(&mut config, [route("^/x", "http://b/base").compile(times).unwrap()]);
+        joined(&mut config, &[&route("^/x", "http://b/base")], times);
         let sandbox = &config.routes[1];
         assert_eq!((sandbox.id.0.as_str(), sandbox.pool, sandbox.priority), ("sandbox/sandbox-1/7", 1, 10));
         assert_eq!(sandbox.policy.timeout, Some(Duration::from_secs(1)));
@@ -366,24 +409,38 @@ mod tests {
 
     #[test]
     fn a_route_that_goes_moves_one_other_at_most() {
-        let routes = |ids: &[u64]| ids.iter().map(|id| (*id, *id)).collect::<BTreeMap<u64, u64>>();
+        let (base, _) = parse("f", "listen: :8080\nroutes: [{ to: http://a }]\n", Reader::Local).unwrap();
         let mut places = Places::default();
-        let mut settled = |ids: &[u64]| {
-            places.settle(&routes(ids));
-            places.of(&routes(ids)).copied().collect::<Vec<_>>()
+        let mut joined = |put: &[u64], removed: &[u64]| {
+            for id in put {
+                places.put(*id, route("^/", "http://b").compile(SandboxTimes::default()).unwrap());
+            }
+            removed.iter().for_each(|id| places.remove(*id));
+            let mut config = base.clone();
+            places.join(&mut config, |id| id != 10);
+            for (index, route) in config.routes.iter().enumerate() {
+                assert_eq!(route.pool, index, "each has a pool of its own");
+            }
+            let ids: Vec<u64> = places.placed.iter().map(|placed| placed.id).collect();
+            assert!(ids.iter().enumerate().all(|(place, id)| places.place_of[id] == place));
+            (ids, config.routes)
         };
-        assert_eq!(settled(&[1, 2, 3, 4]), [1, 2, 3, 4]);
-        assert_eq!(settled(&[1, 3, 4]), [1, 4, 3]);
-        assert_eq!(settled(&[1, 3, 4, 9]), [1, 4, 3, 9]);
-        assert_eq!(settled(&[3, 10]), [3, 10]);
-        assert!(settled(&[]).is_empty());
+        let (ids, before) = joined(&[1, 2, 3, 4], &[]);
+        assert_eq!(ids, [1, 2, 3, 4]);
+        let (ids, after) = joined(&[], &[2]);
+        assert_eq!(ids, [1, 4, 3]);
+        assert!([1, 3].iter().all(|index| Arc::ptr_eq(&before[*index], &after[*index])), "those that stay are shared");
+        assert_eq!(joined(&[9, 3], &[]).0, [1, 4, 3, 9]);
+        let (ids, routes) = joined(&[10, 11], &[1, 4, 9, 7]);
+        assert_eq!((ids, routes.len()), (vec![11, 10, 3], 3), "what is not live is not joined");
+        assert!(joined(&[], &[3, 10, 11]).0.is_empty());
     }
 
     #[test]
     fn a_config_that_switches_sandboxes_off_is_joined_by_none() {
         let text = "routes: [{ to: http://a }]\nsandboxes: { enabled: false }\n";
         let (mut config, _) = parse("f", text, Reader::Local).unwrap();
-        join(&mut config, [route("^/x", "http://b").compile(SandboxTimes::default()).unwrap()]);
+        joined(&mut config, &[&route("^/x", "http://b")], SandboxTimes::default());
         assert_eq!(config.routes.len(), 1);
     }
 }

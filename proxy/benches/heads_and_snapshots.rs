@@ -1,5 +1,6 @@
 //! What a request's and an answer's head cost to judge and to write anew, and what a config costs on its way into force:
-//! reading its text, compiling the snapshot, and every worker serving it.
+//! reading its text, compiling the snapshot, and every worker serving it. Last, one sandbox route more and one less among
+//! many, as an edit over the API brings it into force.
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use criterion::{BatchSize, Criterion};
 use sealane_model::config::Config;
 use sealane_model::parse::{Reader, parse};
+use sealane_model::sandbox::{Places, SandboxRoute, SandboxTimes};
 use sealane_proxy::http1::field::{Fields, KnownSet};
 use sealane_proxy::http1::request_head::{HeadLimits, RequestHead};
 use sealane_proxy::http1::response_head::{Asked, ResponseHead};
@@ -34,6 +36,9 @@ fn main() {
     heads(&mut criterion);
     for routes in [1_000, 100_000] {
         snapshots(&mut criterion, routes);
+    }
+    for routes in [1_000, 10_000] {
+        edits(&mut criterion, routes);
     }
     criterion.final_summary();
 }
@@ -87,6 +92,43 @@ fn snapshots(criterion: &mut Criterion, routes: usize) {
         );
     });
     runtime.block_on(proxy.stop());
+}
+
+fn edits(criterion: &mut Criterion, routes: u64) {
+    let text = "version: 1\nlisten: 127.0.0.1:0\nlogging: { access: off }\nroutes: []\n";
+    let base = parse("bench.yaml", text, Reader::Local).map(|(config, _)| config).expect("a config");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let proxy = runtime.block_on(Proxy::start(Settings { threads: 2, ..Settings::default() })).expect("a proxy");
+    let mut places = Places::default();
+    let mut newest = 0;
+    let mut edit = |count: u64| {
+        for id in newest + 1..=newest + count {
+            places.put(id, sandbox_route(id).compile(SandboxTimes::default()).expect("a route"));
+            places.remove(id.saturating_sub(routes));
+        }
+        newest += count;
+        let (mut config, mut next) = (base.clone(), places.clone());
+        next.join(&mut config, |_| true);
+        places = next;
+        let tag = RevisionTag { number: newest, digest: [0; 32], label: Arc::from("r1") };
+        let prepared = runtime.block_on(proxy.prepare(tag, Arc::new(config))).expect("it compiles");
+        runtime.block_on(proxy.activate(prepared)).is_ok()
+    };
+    edit(routes);
+    criterion
+        .bench_function(&format!("one of {routes} sandbox routes for another"), |bencher| bencher.iter(|| edit(1)));
+    runtime.block_on(proxy.stop());
+}
+
+fn sandbox_route(id: u64) -> SandboxRoute {
+    SandboxRoute {
+        id,
+        sandbox_id: format!("sandbox-{}", id % 100),
+        pattern: format!("^/api/team-{id}/(users|orders)/\\d+(/.*)?$"),
+        target_url: "http://127.0.0.1:9".to_owned(),
+        priority: (id % 7 * 10) as i32,
+        expires_at_ms: None,
+    }
 }
 
 /// Ten routes to a host.

@@ -177,8 +177,8 @@ pub async fn attach(proxy: Proxy, settings: ControlSettings) -> Result<Control, 
     let instance = instance()?;
     let refusals = Refusals::default();
 
-    let sandboxes = sandboxes_from_disk(&store);
-    let (last_good, base) = match start_from_disk(&proxy, &store, &sandboxes).await {
+    let mut sandboxes = sandboxes_from_disk(&store);
+    let (last_good, base) = match start_from_disk(&proxy, &store, &mut sandboxes).await {
         Some((release, config)) => (Some(release), Some(config)),
         None => (None, None),
     };
@@ -328,7 +328,7 @@ impl Control {
 
 /// Serves the newest revision of the last-good ring that this machine can serve. A broken one is an error in the log,
 /// not in the start.
-async fn start_from_disk(proxy: &Proxy, store: &Store, sandboxes: &Sandboxes) -> Option<(VerifiedRelease, Base)> {
+async fn start_from_disk(proxy: &Proxy, store: &Store, sandboxes: &mut Sandboxes) -> Option<(VerifiedRelease, Base)> {
     let state = store.state();
     for digest in &state.ring {
         let Some(kept) = state.kept.get(digest) else { continue };
@@ -359,7 +359,7 @@ async fn serve_kept(
     proxy: &Proxy,
     store: &Store,
     release: &VerifiedRelease,
-    sandboxes: &Sandboxes,
+    sandboxes: &mut Sandboxes,
 ) -> Result<Base, String> {
     let words = |problems: Vec<sealane_model::problem::Problem>| {
         problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")

@@ -3,10 +3,11 @@
 //! Counting is a plain load and store of a line that no other thread writes. Readers add the threads up. What the series
 //! are called is [`crate::exposition`]'s business.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::fast::FixedState;
 use sealane_model::config::RetryCondition;
 use sealane_model::latency;
 
@@ -335,14 +336,12 @@ impl Registry {
     /// routes and endpoints that it does not have are let go of. Otherwise they stay, so that a last scrape sees them.
     pub(crate) fn make_room(&self, snapshot: &Snapshot) {
         let series_max = snapshot.config.metrics.series_max;
-        let lanes = snapshot.targets().map(|(route, target)| {
-            let pool = &snapshot.pools[target.pool].id;
-            (Arc::clone(&route.id), Arc::clone(pool))
-        });
+        let lanes = snapshot.targets().map(|(route, target)| (&*route.id, &*snapshot.pools[target.pool].id));
         make_room(&mut lock(&self.lanes), lanes, series_max);
-        let endpoints = snapshot.pools.iter().flat_map(|pool| {
-            pool.endpoints.iter().map(|endpoint| (Arc::clone(&pool.id), Arc::clone(&endpoint.address)))
-        });
+        let endpoints = snapshot
+            .pools
+            .iter()
+            .flat_map(|pool| pool.endpoints.iter().map(|endpoint| (&*pool.id, &*endpoint.address)));
         make_room(&mut lock(&self.endpoints), endpoints, series_max);
     }
 
@@ -374,16 +373,25 @@ impl Registry {
     }
 }
 
-fn make_room<T>(
+fn make_room<'l, T>(
     map: &mut BTreeMap<Labels, PerThread<T>>,
-    wanted: impl Iterator<Item = Labels> + Clone,
+    wanted: impl Iterator<Item = (&'l str, &'l str)>,
     series_max: usize,
 ) {
-    let new = wanted.clone().filter(|labels| !map.contains_key(labels)).count();
+    // The series that are there are few beside the routes of a large config.
+    let mut is_wanted: HashMap<(&str, &str), bool, FixedState> =
+        map.keys().map(|(one, other)| ((&**one, &**other), false)).collect();
+    let mut new = 0;
+    for labels in wanted {
+        match is_wanted.get_mut(&labels) {
+            Some(is_wanted) => *is_wanted = true,
+            None => new += 1,
+        }
+    }
     if map.len() + new > series_max {
-        let wanted: HashSet<Labels> = wanted.collect();
-        let stays = |labels: &Labels| labels.0.is_empty() || *labels.0 == *OTHER || wanted.contains(labels);
-        map.retain(|labels, _| stays(labels));
+        let may_go = |(one, other): &&Labels| !one.is_empty() && **one != *OTHER && !is_wanted[&(&**one, &**other)];
+        let gone: Vec<Labels> = map.keys().filter(may_go).cloned().collect();
+        gone.iter().for_each(|labels| drop(map.remove(labels)));
     }
 }
 
@@ -434,14 +442,13 @@ mod tests {
     #[test]
     fn series_of_routes_that_are_gone_make_room_for_new_ones() {
         let registry = Registry::new(1);
-        let label = |route: &str| (Arc::<str>::from(route), Arc::<str>::from("p"));
         for route in ["a", "b", "c"] {
             registry.lane(0, &Arc::from(route), &Arc::from("p"), 3).status(200).add(1);
         }
         let seen = || registry.lanes().keys().map(|(route, _)| route.to_string()).collect::<Vec<_>>();
-        make_room(&mut registry.lanes(), [label("a"), label("b")].into_iter(), 3);
+        make_room(&mut registry.lanes(), [("a", "p"), ("b", "p")].into_iter(), 3);
         assert_eq!(seen(), ["a", "b", "c"], "there is room");
-        make_room(&mut registry.lanes(), [label("b"), label("d")].into_iter(), 3);
+        make_room(&mut registry.lanes(), [("b", "p"), ("d", "p")].into_iter(), 3);
         assert_eq!(seen(), ["b"]);
         registry.lane(0, &Arc::from("d"), &Arc::from("p"), 3).status(200).add(1);
         assert_eq!((seen(), registry.folded.load(Ordering::Relaxed)), (vec!["b".to_owned(), "d".to_owned()], 0));

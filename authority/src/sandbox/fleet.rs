@@ -71,7 +71,7 @@ impl FleetDesk {
 
     /// Whether there are no routes.
     pub(crate) async fn is_empty(&self) -> bool {
-        self.book.lock().await.routes().next().is_none()
+        self.book.lock().await.len() == 0
     }
 
     /// The same routes as a new revision.
@@ -115,7 +115,7 @@ impl FleetDesk {
 
     /// A route by id.
     pub(crate) async fn route(&self, id: u64) -> Option<SandboxRoute> {
-        self.book.lock().await.routes().find(|route| route.id == id).cloned()
+        self.book.lock().await.route(id).cloned()
     }
 
     /// Signs what the routes will be, makes both durable, tells the agents. The revision.
@@ -128,7 +128,8 @@ impl FleetDesk {
         subject: &str,
         detail: Value,
     ) -> Result<u64, SandboxError> {
-        let content = encode(change.routes());
+        let content = encode(book.after(&change));
+        let routes = book.after(&change).count();
         let resource = Resource { kind: SANDBOX_KIND.to_owned(), name: "routes.json".to_owned(), content };
         let packed = tokio::task::spawn_blocking(move || pack(vec![resource])).await;
         let packed = match packed {
@@ -178,7 +179,7 @@ impl FleetDesk {
             action,
             subject: subject.to_owned(),
             digest: Some(row.digest),
-            detail: json!({ "sandbox_revision": revision, "routes": change.routes.len(), "change": detail }),
+            detail: json!({ "sandbox_revision": revision, "routes": routes, "change": detail }),
         };
         self.store.add_audit(&mut change.write, &entry).await?;
         book.commit(change).await?;
@@ -214,7 +215,7 @@ impl Desk for FleetDesk {
 
     async fn delete(&self, id: u64, by: Actor) -> Result<Changed<()>, SandboxError> {
         let mut book = self.book.lock().await;
-        let (_, change) = book.delete(|route| route.id == id).await?;
+        let (_, change) = book.delete(&[id]).await?;
         let change = change.ok_or(SandboxError::NotFound)?;
         let subject = format!("sandbox route {id}");
         let revision = self.publish(&mut book, change, &by, "sandbox_delete", &subject, Value::Null).await?;
@@ -223,7 +224,7 @@ impl Desk for FleetDesk {
 
     async fn delete_sandbox(&self, sandbox_id: String, by: Actor) -> Result<Changed<u64>, SandboxError> {
         let mut book = self.book.lock().await;
-        let (count, change) = book.delete(|route| route.sandbox_id == sandbox_id).await?;
+        let (count, change) = book.delete(&book.of_sandbox(&sandbox_id)).await?;
         let Some(change) = change else { return Ok(Changed { value: 0, revision: None }) };
         let subject = format!("sandbox {sandbox_id}");
         let detail = json!({ "count": count });

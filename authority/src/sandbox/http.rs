@@ -172,7 +172,11 @@ fn refused(error: &SandboxError) -> Response {
     if status == StatusCode::INTERNAL_SERVER_ERROR {
         tracing::error!(error = error as &dyn std::error::Error, "sandbox routes not changed");
     }
-    let mut response = problem(status, category, &error.to_string(), None);
+    let mut body = body_of(category, &error.to_string());
+    if let (Some(hint), Some(members)) = (error.next_step(), body.as_object_mut()) {
+        members.insert("hint".into(), hint.into());
+    }
+    let mut response = json_answer(status, &body);
     if let SandboxError::Duplicate { id } = error {
         response.headers_mut().insert("x-alb-route-id", (*id).into());
     }
@@ -180,11 +184,15 @@ fn refused(error: &SandboxError) -> Response {
 }
 
 fn problem(status: StatusCode, category: &str, error: &str, detail: Option<String>) -> Response {
-    let mut body = json!({ "error": error, "category": category, "error_category": category });
+    let mut body = body_of(category, error);
     if let (Some(detail), Some(members)) = (detail, body.as_object_mut()) {
         members.insert("detail".into(), detail.into());
     }
     json_answer(status, &body)
+}
+
+fn body_of(category: &str, error: &str) -> Value {
+    json!({ "error": error, "category": category, "error_category": category })
 }
 
 fn json_answer(status: StatusCode, body: &Value) -> Response {

@@ -8,7 +8,7 @@ use sealane_proto::v1;
 use sealane_proto::v1::sandbox_service_server::SandboxService;
 use tonic::{Code, Request, Response, Status};
 
-use super::status::status;
+use super::status::{hinted, status};
 use super::{caller, page_number, page_size};
 use crate::app::App;
 use crate::error::chain;
@@ -99,16 +99,20 @@ fn view(route: SandboxRoute) -> v1::SandboxRoute {
 impl From<SandboxError> for Status {
     fn from(error: SandboxError) -> Self {
         let message = chain(&error);
-        match error {
-            SandboxError::Fault(_) => status(Code::InvalidArgument, "BAD_SANDBOX_ROUTE", message),
-            SandboxError::Duplicate { .. } => status(Code::AlreadyExists, "DUPLICATE_PATTERN", message),
-            SandboxError::Full => status(Code::ResourceExhausted, "TOO_MANY_SANDBOX_ROUTES", message),
-            SandboxError::NotFound => status(Code::NotFound, "NO_SUCH_SANDBOX_ROUTE", message),
-            SandboxError::Off => status(Code::FailedPrecondition, "SANDBOXES_OFF", message),
-            SandboxError::NotSigned(_) => status(Code::FailedPrecondition, "CANNOT_SIGN", message),
-            SandboxError::Stopping => status(Code::Unavailable, "STOPPING", message),
-            SandboxError::Unservable(_) => status(Code::Internal, "UNSERVABLE", message),
-            SandboxError::Store(error) => error.into(),
+        let (code, reason) = match error {
+            SandboxError::Fault(_) => (Code::InvalidArgument, "BAD_SANDBOX_ROUTE"),
+            SandboxError::Duplicate { .. } => (Code::AlreadyExists, "DUPLICATE_PATTERN"),
+            SandboxError::Full => (Code::ResourceExhausted, "TOO_MANY_SANDBOX_ROUTES"),
+            SandboxError::NotFound => (Code::NotFound, "NO_SUCH_SANDBOX_ROUTE"),
+            SandboxError::Off => (Code::FailedPrecondition, "SANDBOXES_OFF"),
+            SandboxError::NotSigned(_) => (Code::FailedPrecondition, "CANNOT_SIGN"),
+            SandboxError::Stopping => (Code::Unavailable, "STOPPING"),
+            SandboxError::Unservable(_) => (Code::Internal, "UNSERVABLE"),
+            SandboxError::Store(error) => return error.into(),
+        };
+        match error.next_step() {
+            Some(hint) => hinted(code, reason, message, hint),
+            None => status(code, reason, message),
         }
     }
 }

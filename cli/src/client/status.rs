@@ -33,9 +33,24 @@ pub(super) fn failure(status: &Status, url: &str, has_token: bool) -> Failure {
         (_, Code::Unauthenticated) => failure.hint("the token may be revoked, expired or of another fleet"),
         (_, Code::PermissionDenied) => failure.hint("ask for a token of another role: `sealane token create --role ROLE`"),
         (_, Code::Unimplemented) => failure.hint("the authority is of another version; compare `sealane version` on both"),
-        (_, Code::Aborted) if reason(status).is_none_or(|reason| reason == "ETAG_MOVED") => failure.hint("read the newest revision again with `sealane revision show`, then publish"),
+        (_, Code::NotFound) => match reason(status).as_deref().and_then(listing) {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        },
+        (_, Code::Aborted) if reason(status).is_none_or(|reason| reason == "ETAG_MOVED") => failure.hint("read the newest revision again with `sealane revision show`, then publish; a plan file is made again with `sealane plan FILE --out`"),
         _ => failure,
     }
+}
+
+/// What lists the things of which one was not found.
+fn listing(reason: &str) -> Option<&'static str> {
+    Some(match reason {
+        "NO_SUCH_REVISION" => "`sealane revision list` shows those that there are",
+        "NO_SUCH_NODE" | "UNKNOWN_NODE" => "`sealane fleet nodes` shows those that there are",
+        "NO_SUCH_TOKEN" => "`sealane token list` shows those that there are",
+        "NO_SUCH_FREEZE" => "`sealane freeze list` shows those that there are",
+        _ => return None,
+    })
 }
 
 /// Source: design page "Public interfaces", the exit table.

@@ -3,14 +3,13 @@
 //! HTTP handlers are many, the routes have one owner: a handler sends a [`Command`] and waits. The owner writes, makes
 //! the new snapshot ready, commits, and swaps; then it answers. What was answered is on disk and served.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_authority::sandbox::{Actor, Change, Changed, Desk, NewRoute, SandboxBook, SandboxError, in_order};
-use sealane_model::config::{Config, Pool, Route};
-use sealane_model::sandbox::{self, Places, SandboxRoute, SandboxTimes};
+use sealane_model::config::Config;
+use sealane_model::sandbox::{Places, SandboxRoute, SandboxTimes};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{info, warn};
 
@@ -71,15 +70,11 @@ impl Desk for RunDesk {
     }
 }
 
-/// A route as a config has it.
-pub(crate) type Made = Arc<(Route, Pool)>;
-
 /// The routes as they are kept, and as they are served.
 #[derive(Debug)]
 pub(crate) struct Sandboxes {
     book: SandboxBook,
-    /// By id; checked once, when a route comes in.
-    compiled: BTreeMap<u64, Made>,
+    /// Each checked once, when it comes in.
     places: Places,
     times: SandboxTimes,
     /// The last expiry was not written: the next try waits.
@@ -101,18 +96,14 @@ impl Sandboxes {
         if let (_, Some(change)) = book.expire().await.map_err(failed)? {
             book.commit(change).await.map_err(failed)?;
         }
-        let mut sandboxes =
-            Self { book, compiled: BTreeMap::new(), places: Places::default(), times, expiry_failed: false };
-        let routes: Vec<SandboxRoute> = sandboxes.book.routes().cloned().collect();
-        sandboxes.compiled = sandboxes.compile(routes.iter());
-        sandboxes.places.settle(&sandboxes.compiled);
-        info!(routes_loaded = sandboxes.compiled.len(), database = %path.display(), "sandbox routes loaded");
-        Ok(sandboxes)
+        let places = place(Places::default(), book.routes(), times);
+        info!(routes_loaded = places.len(), database = %path.display(), "sandbox routes loaded");
+        Ok(Self { book, places, times, expiry_failed: false })
     }
 
     /// Joins what is kept to a config.
-    pub(crate) fn join(&self, config: &mut Config) {
-        sandbox::join(config, self.places.of(&self.compiled).map(|made| (**made).clone()));
+    pub(crate) fn join(&mut self, config: &mut Config) {
+        self.places.join(config, |_| true);
     }
 
     /// Closes the database.
@@ -133,7 +124,7 @@ impl Sandboxes {
             Command::Add(route, answer) => drop(answer.send(self.add(route, server).await)),
             Command::List(answer) => drop(answer.send(Ok(unchanged(in_order(self.book.routes()))))),
             Command::Delete(id, answer) => {
-                let deleted = self.delete(|route| route.id == id, server).await;
+                let deleted = self.delete(&[id], server).await;
                 let answered = deleted.and_then(|count| if count == 0 { Err(SandboxError::NotFound) } else { Ok(()) });
                 if answered.is_ok() {
                     info!(id, "sandbox route removed");
@@ -141,7 +132,8 @@ impl Sandboxes {
                 drop(answer.send(answered.map(unchanged)));
             }
             Command::DeleteSandbox(sandbox, answer) => {
-                let deleted = self.delete(|route| route.sandbox_id == sandbox, server).await;
+                let ids = self.book.of_sandbox(&sandbox);
+                let deleted = self.delete(&ids, server).await;
                 if let Ok(count) = deleted {
                     info!(sandbox, count, "sandbox removed");
                 }
@@ -176,12 +168,8 @@ impl Sandboxes {
         Ok(unchanged(id))
     }
 
-    async fn delete<S: Serve>(
-        &mut self,
-        doomed: impl Fn(&SandboxRoute) -> bool,
-        server: &S,
-    ) -> Result<u64, SandboxError> {
-        let (count, change) = self.book.delete(doomed).await?;
+    async fn delete<S: Serve>(&mut self, ids: &[u64], server: &S) -> Result<u64, SandboxError> {
+        let (count, change) = self.book.delete(ids).await?;
         if let Some(change) = change {
             self.finish(change, server).await?;
         }
@@ -190,53 +178,37 @@ impl Sandboxes {
 
     async fn reload<S: Serve>(&mut self, server: &S) -> Result<(), SandboxError> {
         self.book.reload().await?;
-        let routes: Vec<SandboxRoute> = self.book.routes().cloned().collect();
         // Another program may have put other routes in the place of known ones.
-        let compiled = compile(routes.iter(), &BTreeMap::new(), self.times);
-        let mut places = self.places.clone();
-        places.settle(&compiled);
-        let ready = server.prepare(places.of(&compiled)).await?;
+        let mut places = place(Places::default(), self.book.routes(), self.times);
+        let ready = server.prepare(&mut places).await?;
         server.activate(ready).await?;
-        info!(count = compiled.len(), "sandbox routes reloaded");
-        (self.compiled, self.places) = (compiled, places);
+        info!(count = places.len(), "sandbox routes reloaded");
+        self.places = places;
         Ok(())
     }
 
     /// Ready, then durable, then served.
     async fn finish<S: Serve>(&mut self, change: Change, server: &S) -> Result<(), SandboxError> {
-        let compiled = self.compile(change.routes());
         let mut places = self.places.clone();
-        places.settle(&compiled);
-        let ready = server.prepare(places.of(&compiled)).await?;
+        change.removed().for_each(|id| places.remove(id));
+        places = place(places, change.added(), self.times);
+        let ready = server.prepare(&mut places).await?;
         self.book.commit(change).await?;
-        (self.compiled, self.places) = (compiled, places);
+        self.places = places;
         server.activate(ready).await
-    }
-
-    fn compile<'r>(&self, routes: impl Iterator<Item = &'r SandboxRoute>) -> BTreeMap<u64, Made> {
-        compile(routes, &self.compiled, self.times)
     }
 }
 
-/// What is known stays as it is; a row that cannot be served, which only another program can have written, is left out
-/// with a warning.
-fn compile<'r>(
-    routes: impl Iterator<Item = &'r SandboxRoute>,
-    known: &BTreeMap<u64, Made>,
-    times: SandboxTimes,
-) -> BTreeMap<u64, Made> {
-    let mut compiled = BTreeMap::new();
+/// `places` with these routes. A row that cannot be served, which only another program can have written, is left out with a
+/// warning.
+fn place<'r>(mut places: Places, routes: impl Iterator<Item = &'r SandboxRoute>, times: SandboxTimes) -> Places {
     for route in routes {
-        let made = match known.get(&route.id) {
-            Some(known) => Ok(Arc::clone(known)),
-            None => route.compile(times).map(Arc::new),
-        };
-        match made {
-            Ok(made) => drop(compiled.insert(route.id, made)),
+        match route.compile(times) {
+            Ok(made) => places.put(route.id, made),
             Err(error) => warn!(id = route.id, %error, "sandbox route skipped"),
         }
     }
-    compiled
+    places
 }
 
 /// Whoever serves the routes.
@@ -246,7 +218,7 @@ pub(crate) trait Serve {
     /// Whether the config in force wants sandbox routes at all.
     fn takes_sandboxes(&self) -> bool;
     /// Makes a snapshot with exactly these sandbox routes. Nothing that is served changes.
-    async fn prepare<'r>(&self, routes: impl Iterator<Item = &'r Made>) -> Result<Self::Ready, SandboxError>;
+    async fn prepare(&self, routes: &mut Places) -> Result<Self::Ready, SandboxError>;
     /// Serves it.
     async fn activate(&self, ready: Self::Ready) -> Result<(), SandboxError>;
 }

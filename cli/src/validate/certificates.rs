@@ -12,10 +12,11 @@ const SOON_SECONDS: i64 = 30 * 24 * 3600;
 /// Largest certificate file that is looked at.
 const BYTES_MAX: u64 = 4 << 20;
 
-/// What is wrong with the files of `config` at `now` (seconds since 1970).
-pub(crate) fn check(config: &Config, file: &str, now: i64) -> Vec<Problem> {
+/// What is wrong with the files of `config`, which was read from `text`, at `now` (seconds since 1970).
+pub(crate) fn check(config: &Config, (file, text): (&str, &str), now: i64) -> Vec<Problem> {
     let mut found = Vec::new();
-    let mut warn = |code: &str, at: Position, path: String, message: String, help: &str| {
+    let mut warn = |code: &str, (name, at): (&str, Position), path: String, message: String, help: &str| {
+        let (at, end_column) = written(text, name, at);
         found.push(Problem {
             code: code.to_owned(),
             severity: Severity::Warning,
@@ -23,7 +24,7 @@ pub(crate) fn check(config: &Config, file: &str, now: i64) -> Vec<Problem> {
             file: file.to_owned(),
             line: at.line,
             column: at.column,
-            end_column: at.column + 1,
+            end_column,
             path,
             help: help.to_owned(),
             suggestion: None,
@@ -37,7 +38,8 @@ pub(crate) fn check(config: &Config, file: &str, now: i64) -> Vec<Problem> {
             files.push((&certificate.cert_file, certificate.at, path("cert_file")));
             if let Err(cause) = std::fs::File::open(&certificate.key_file) {
                 let message = format!("cannot read `{}`: {cause}", certificate.key_file);
-                warn("certificate_unreadable", certificate.at, path("key_file"), message, ELSEWHERE);
+                let key = (&*certificate.key_file, certificate.at);
+                warn("certificate_unreadable", key, path("key_file"), message, ELSEWHERE);
             }
         }
         if let Some(mtls) = &tls.mtls {
@@ -54,21 +56,40 @@ pub(crate) fn check(config: &Config, file: &str, now: i64) -> Vec<Problem> {
     for (name, at, path) in files {
         match earliest_end(Path::new(name)) {
             Err(cause) => {
-                warn("certificate_unreadable", at, path, format!("cannot read `{name}`: {cause}"), ELSEWHERE);
+                warn("certificate_unreadable", (name, at), path, format!("cannot read `{name}`: {cause}"), ELSEWHERE);
             }
             Ok(end) if end <= now => {
                 let ago = crate::duration::show(seconds(now - end));
-                warn("certificate_expired", at, path, format!("`{name}` expired {ago} ago"), "renew it");
+                warn("certificate_expired", (name, at), path, format!("`{name}` expired {ago} ago"), "renew it");
             }
             Ok(end) if end - now < SOON_SECONDS => {
                 let left = crate::duration::show(seconds(end - now));
-                warn("certificate_expires_soon", at, path, format!("`{name}` expires in {left}"), "renew it");
+                warn("certificate_expires_soon", (name, at), path, format!("`{name}` expires in {left}"), "renew it");
             }
             Ok(_) => {}
         }
     }
     found
 }
+
+/// Where `name` is written at or behind `at`, and the column behind it. A config knows only where the section begins.
+fn written(text: &str, name: &str, at: Position) -> (Position, u32) {
+    let small = |number: usize| u32::try_from(number).unwrap_or(u32::MAX - 1);
+    let lines = (1..).zip(text.lines()).skip(at.line.saturating_sub(1) as usize).take(LINES_LOOKED_AT);
+    let found = lines.filter(|_| at.line > 0).find_map(|(line, here)| {
+        let skipped = if line == at.line { at.column.saturating_sub(1) as usize } else { 0 };
+        let from = here.char_indices().nth(skipped).map_or(here.len(), |(from, _)| from);
+        let start = from + here.get(from..)?.find(name)?;
+        Some(Position { line, column: small(here[..start].chars().count()) + 1 })
+    });
+    match found {
+        Some(at) => (at, at.column + small(name.chars().count())),
+        None => (at, at.column + 1),
+    }
+}
+
+/// A certificate's section is shorter.
+const LINES_LOOKED_AT: usize = 20;
 
 fn seconds(seconds: i64) -> std::time::Duration {
     std::time::Duration::from_secs(seconds.unsigned_abs())
@@ -111,7 +132,12 @@ mod tests {
         let (config, _) = parse("f.yaml", &text, Reader::Local).unwrap();
         let end = earliest_end(&cert).unwrap();
         let codes = |now| {
-            let found = check(&config, "f.yaml", now);
+            let found = check(&config, ("f.yaml", &text), now);
+            for problem in &found {
+                let line = text.lines().nth(problem.line as usize - 1).unwrap();
+                let token = &line[problem.column as usize - 1..problem.end_column as usize - 1];
+                assert!([&cert, &key].iter().any(|file| file.to_str() == Some(token)), "{token}");
+            }
             found.into_iter().map(|problem| (problem.code, problem.line)).collect::<Vec<_>>()
         };
         assert_eq!(codes(end - SOON_SECONDS - 1), []);

@@ -15,6 +15,11 @@ impl fmt::Display for PoolId {
     }
 }
 
+impl PoolId {
+    /// What ids of pools start with that were written as a route's URLs.
+    pub(crate) const ANONYMOUS: &str = "route/";
+}
+
 /// A group of equal targets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pool {
@@ -42,6 +47,14 @@ pub struct Pool {
     pub expose_upstream_errors: bool,
     /// Where it is written.
     pub at: Position,
+}
+
+impl Pool {
+    /// Whether it was written as the URLs of a route, and has no name of its own.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.id.0.starts_with(PoolId::ANONYMOUS)
+    }
 }
 
 /// How an endpoint is picked.

@@ -34,7 +34,7 @@ fn config(routes: Vec<Route>) -> Config {
         listeners: Vec::new(),
         limits: Limits::default(),
         trusted_proxies: Vec::new(),
-        routes,
+        routes: routes.into_iter().map(Arc::new).collect(),
         pools: Vec::new(),
         middleware: Vec::new(),
         cache: None,
@@ -330,7 +330,7 @@ fn sandbox_routes_go_by_priority_only_on_sandbox_hosts() {
     check(&config, "a.dev", "/x", Decision::Route(1));
     check(&config, "a.com", "/x", Decision::Route(2));
     check(&config, "a.com", "/y/x", Decision::Route(1));
-    config.routes[1].priority = 11;
+    Arc::make_mut(&mut config.routes[1]).priority = 11;
     check(&config, "a.dev", "/x", Decision::Route(0));
     // Each sandbox route is tried once, whatever the host.
     let table = RouteTable::compile(&config);

@@ -40,6 +40,12 @@ impl Wrong {
         self
     }
 
+    /// The suggestion is for a piece of what was written: this comes before it and that behind, inside its quotes.
+    fn within(mut self, before: &str, behind: &str) -> Self {
+        self.suggestion = self.suggestion.map(|piece| format!("\"{before}{}{behind}\"", piece.trim_matches('"')));
+        self
+    }
+
     fn tell(self, node: &Node<'_>, findings: &mut Findings) {
         findings.error(node, self.code, self.message).help(self.help).suggest_any(self.suggestion);
     }
@@ -181,7 +187,10 @@ fn parse_target(value: &str) -> Result<Target, Wrong> {
         let message = format!("`{}` has characters that must be percent-encoded", shown(path));
         return Err(Wrong::new("bad_address", message, "write `%20` for a blank, and so on"));
     }
-    let (host, port) = split_port(authority)?;
+    let (host, port) = split_port(authority).map_err(|wrong| match value.get(..start).unwrap_or_default() {
+        "" => wrong,
+        scheme => wrong.within(scheme, path),
+    })?;
     let host = endpoint_host(host)?;
     let port = match (port, scheme, start) {
         (Some(0), _, _) => {

@@ -327,6 +327,11 @@ impl<'n> Names<'n> {
             Some(near) => found.help(format!("did you mean `{near}`?")),
             None => found.help(format!("add a {} with this id", self.kind)),
         };
+        // What was probably meant is not unused.
+        let meant = near.as_deref().and_then(|near| self.index(near)).and_then(|index| self.used.get_mut(index));
+        if let Some(used) = meant {
+            *used = true;
+        }
         found.suggest_any(near);
         None
     }

@@ -20,7 +20,7 @@ const COMPARISONS_MAX: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct Findings {
     found: Vec<Found>,
-    any_error: bool,
+    errors: usize,
     left_out: usize,
     /// The latest problem that is not kept; its maker may still want to add to it.
     beyond: Option<Found>,
@@ -74,7 +74,7 @@ impl Findings {
     pub(super) fn new() -> Self {
         Self {
             found: Vec::new(),
-            any_error: false,
+            errors: 0,
             left_out: 0,
             beyond: None,
             secret_spots: HashSet::new(),
@@ -84,7 +84,12 @@ impl Findings {
 
     /// Whether the config cannot be used.
     pub(super) fn any_error(&self) -> bool {
-        self.any_error
+        self.errors > 0
+    }
+
+    /// How many errors there are so far.
+    pub(super) fn errors(&self) -> usize {
+        self.errors
     }
 
     /// Whether further problems are only counted, so that their texts need not be made.
@@ -140,7 +145,7 @@ impl Findings {
             "`{code}` has no row in the table of codes"
         );
         let found = Found { code, severity, message, span, address, below: "", help: String::new(), suggestion: None };
-        self.any_error |= severity == Severity::Error;
+        self.errors += usize::from(severity == Severity::Error);
         if self.found.len() >= PROBLEMS_MAX {
             self.left_out += 1;
             return self.beyond.insert(found);

@@ -57,7 +57,58 @@ pub(super) fn is_header_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
+/// Registered at IANA (RFC 9110, section 16.1), and those that caches and clients are known to use beside them.
+const METHODS: [&str; 45] = [
+    "GET",
+    "HEAD",
+    "POST",
+    "PUT",
+    "DELETE",
+    "CONNECT",
+    "OPTIONS",
+    "TRACE",
+    "PATCH",
+    "ACL",
+    "BASELINE-CONTROL",
+    "BIND",
+    "CHECKIN",
+    "CHECKOUT",
+    "COPY",
+    "LABEL",
+    "LINK",
+    "LOCK",
+    "MERGE",
+    "MKACTIVITY",
+    "MKCALENDAR",
+    "MKCOL",
+    "MKREDIRECTREF",
+    "MKWORKSPACE",
+    "MOVE",
+    "NOTIFY",
+    "ORDERPATCH",
+    "PROPFIND",
+    "PROPPATCH",
+    "PURGE",
+    "QUERY",
+    "REBIND",
+    "REPORT",
+    "SEARCH",
+    "SUBSCRIBE",
+    "UNBIND",
+    "UNCHECKOUT",
+    "UNLINK",
+    "UNLOCK",
+    "UNSUBSCRIBE",
+    "UPDATE",
+    "UPDATEREDIRECTREF",
+    "VERSION-CONTROL",
+    "VIEW",
+    "BAN",
+];
+
 /// Methods in upper case, each once.
+///
+/// A method of one's own is allowed, and is more often a slip.
 pub(super) fn methods(node: &Node<'_>, findings: &mut Findings) -> Vec<String> {
     let mut methods = Vec::new();
     for (item, method) in read::texts(node, "methods", findings) {
@@ -65,7 +116,16 @@ pub(super) fn methods(node: &Node<'_>, findings: &mut Findings) -> Vec<String> {
             findings.error(item, "unknown_value", format!("`{}` cannot be a method", shown(method)));
             continue;
         }
+        let written = method;
         let method = method.to_ascii_uppercase();
+        if !METHODS.contains(&&*method) {
+            let near = findings.nearest(written, METHODS.iter().copied());
+            let found = findings.warning(item, "unknown_method", format!("`{}` is no known method", shown(written)));
+            match near {
+                Some(near) => found.help(format!("did you mean `{near}`?")).suggest(near),
+                None => found.help("requests with it meet the route; keep it if your clients really send it"),
+            };
+        }
         if methods.contains(&method) {
             findings.warning(item, "repeated_value", format!("`{method}` is written twice"));
         } else {

@@ -1,5 +1,6 @@
 //! Middleware chains and plugins.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address;
@@ -164,7 +165,7 @@ pub(super) fn warn_of_public_refusals(config: &Config, nodes: &[(&str, &Node<'_>
         if !matches!(config.plugins[plugin].kind, PluginKind::ExternalGrpc { .. }) {
             continue;
         }
-        let asks = |route: &&Route| {
+        let asks = |route: &&Arc<Route>| {
             let chain = route.middleware.and_then(|chain| config.middleware.get(chain));
             !route.require_mtls && chain.is_some_and(|chain| chain.stages.contains(&Stage::Plugin(plugin)))
         };

@@ -1,5 +1,7 @@
 //! A file in the native format → [`Config`]: section by section, what is referred to before what refers to it.
 
+use std::sync::Arc;
+
 use super::fields::{Fields, Names, named};
 use super::findings::Findings;
 use super::read;
@@ -184,8 +186,8 @@ fn traffic_parts<'n>(fields: &Fields<'n, 'n>, config: &mut Config, findings: &mu
     let routes = fields.get("routes").map(|node| route::routes(node, &mut references, findings));
     let routes = routes.unwrap_or_default();
     warn_of_unreachable(&routes, findings);
-    config.routes = routes.into_iter().map(|(route, _)| route).collect();
-    config.pools = all_pools;
+    config.routes = routes.into_iter().map(|(route, ..)| Arc::new(route)).collect();
+    config.pools = all_pools.into_iter().map(Arc::new).collect();
     let plugin_nodes: Vec<_> = plugins.iter().map(|it| (it.id, it.node)).collect();
     middleware::warn_of_public_refusals(config, &plugin_nodes, findings);
     if let Some(node) = fields.get("sandboxes") {
@@ -240,13 +242,14 @@ fn check_any_route(fields: &Fields<'_, '_>, config: &Config, findings: &mut Find
     }
 }
 
-/// Names routes that can never match.
-fn warn_of_unreachable(routes: &[(Route, &Node<'_>)], findings: &mut Findings) {
-    let all: Vec<&Route> = routes.iter().map(|(route, _)| route).collect();
+/// Names routes that can never match. A route with an error does not say which requests it takes.
+fn warn_of_unreachable(routes: &[(Route, &Node<'_>, bool)], findings: &mut Findings) {
+    let (all, nodes): (Vec<&Route>, Vec<_>) =
+        routes.iter().filter(|(.., is_right)| *is_right).map(|(route, node, _)| (route, *node)).unzip();
     for (lost, winner) in shadowed(&all) {
         let winner = all[winner];
         findings
-            .warning(routes[lost].1, "unreachable_route", format!("the route `{}` never matches", all[lost].id))
+            .warning(nodes[lost], "unreachable_route", format!("the route `{}` never matches", all[lost].id))
             .help(format!("`{}` on line {} takes the same requests first", winner.id, winner.at.line));
     }
 }

@@ -18,7 +18,7 @@ use crate::config::{
 };
 
 /// What starts the ids of anonymous pools.
-pub(super) const ANONYMOUS: &str = "route/";
+pub(super) const ANONYMOUS: &str = PoolId::ANONYMOUS;
 
 /// A pool of these endpoints with every default.
 pub(super) fn plain(id: PoolId, endpoints: Vec<Endpoint>, at: Position) -> Pool {

@@ -55,12 +55,12 @@ pub(super) struct References<'a, 'n> {
     pub(super) mtls: bool,
 }
 
-/// The routes of a list, each with its node.
+/// The routes of a list, each with its node; and whether it was read without an error, so that it means what it says.
 pub(super) fn routes<'n>(
     node: &'n Node<'n>,
     references: &mut References<'_, 'n>,
     findings: &mut Findings,
-) -> Vec<(Route, &'n Node<'n>)> {
+) -> Vec<(Route, &'n Node<'n>, bool)> {
     let items = read::list(node, "routes", findings).unwrap_or_default();
     let mut ids = Ids::default();
     for item in items {
@@ -68,7 +68,12 @@ pub(super) fn routes<'n>(
             ids.reserve(id, node, findings);
         }
     }
-    items.iter().filter_map(|item| Some((route(item, &mut ids, references, findings)?, item))).collect()
+    let read = items.iter().filter_map(|item| {
+        let errors = findings.errors();
+        let route = route(item, &mut ids, references, findings)?;
+        Some((route, item, findings.errors() == errors))
+    });
+    read.collect()
 }
 
 /// Ids of routes: the written ones first, then names made of what a route matches.

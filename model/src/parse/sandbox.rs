@@ -2,6 +2,7 @@
 //! [`crate::sandbox`] has them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::{self, Target};
@@ -23,8 +24,8 @@ use crate::sandbox::{SandboxFault, SandboxTimes};
 /// Reads the section and appends its routes and their pools.
 pub(super) fn sandboxes(
     node: &Node<'_>,
-    routes: &mut Vec<Route>,
-    pools: &mut Vec<Pool>,
+    routes: &mut Vec<Arc<Route>>,
+    pools: &mut Vec<Arc<Pool>>,
     findings: &mut Findings,
 ) -> Option<Sandboxes> {
     let fields = Fields::open(node, "`sandboxes`", &["enabled", "hosts", "routes"], findings)?;
@@ -57,8 +58,8 @@ pub(super) fn sandboxes(
         if enabled {
             sandboxes.routes.push(routes.len());
             sandboxes.lives.extend(ttl.map(|ttl| (routes.len(), ttl)));
-            routes.push(Route { pool: pools.len(), ..route });
-            pools.push(pool);
+            routes.push(Arc::new(Route { pool: pools.len(), ..route }));
+            pools.push(Arc::new(pool));
         }
     }
     Some(sandboxes)

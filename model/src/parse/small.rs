@@ -4,6 +4,7 @@
 //! rotation for every path. Both are told from the native format by their top-level keys.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::address::{self, Target};
@@ -146,8 +147,8 @@ fn endpoints(root: &Node<'_>, findings: &mut Findings) -> Option<Config> {
             ..plain(PoolId(format!("{ANONYMOUS}{id}")), endpoints.collect(), item.at())
         };
         let path = if from == "/" { PathMatch::Prefix(from) } else { PathMatch::Exact(from) };
-        config.routes.push(route(id, path, config.pools.len(), item));
-        config.pools.push(pool);
+        config.routes.push(Arc::new(route(id, path, config.pools.len(), item)));
+        config.pools.push(Arc::new(pool));
     }
     Some(config)
 }
@@ -182,11 +183,11 @@ fn backends(root: &Node<'_>, findings: &mut Findings) -> Option<Config> {
         ..default_active()
     };
     let endpoints = targets.iter().map(|(_, target)| of_target(target, 1, TargetPath::Keep)).collect();
-    config.pools.push(Pool {
+    config.pools.push(Arc::new(Pool {
         health: Health { active: Some(active), passive: None },
         fail_open: FailOpen { requests_per_second: 0.0 },
         ..plain(PoolId(format!("{ANONYMOUS}*")), endpoints, node.at())
-    });
-    config.routes.push(route("*".into(), PathMatch::Any, 0, node));
+    }));
+    config.routes.push(Arc::new(route("*".into(), PathMatch::Any, 0, node)));
     Some(config)
 }

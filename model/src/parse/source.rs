@@ -215,7 +215,9 @@ impl<'t, 'f> Builder<'t, 'f> {
 
     fn alias(&mut self, id: usize, span: Span) -> Result<(), Stop> {
         let Some(node) = self.anchors.get(&id).cloned() else {
-            self.findings.error_at(span, "alias_cycle", "this alias stands inside what it names");
+            self.findings
+                .error_at(span, "alias_cycle", "this alias stands inside what it names")
+                .help("it would unfold without end: write the value out");
             return Err(Stop);
         };
         self.spend(&node)?;
@@ -264,7 +266,9 @@ fn too_many_copies(findings: &mut Findings, span: Span) -> Stop {
 }
 
 fn too_deep(findings: &mut Findings, span: Span) -> Stop {
-    findings.error_at(span, "too_deep", format!("nested more than {DEPTH_MAX} levels deep"));
+    findings
+        .error_at(span, "too_deep", format!("nested more than {DEPTH_MAX} levels deep"))
+        .help("no config needs that: look for a bracket or an indent that is repeated by mistake");
     Stop
 }
 
@@ -322,6 +326,13 @@ fn syntax_problem(error: &ScanError, text: &str, findings: &mut Findings) {
             .suggest(" ".repeat(2 * (tab.end_column - tab.column) as usize));
         return;
     }
+    if let Some((line, column, code)) = control_character(&lines, line) {
+        let span = Span { line, column, end_line: line, end_column: column + 1 };
+        findings
+            .error_at(span, "syntax_error", format!("the character U+{code:04X} cannot stand in YAML"))
+            .help("remove it; a file full of them is not text, or is UTF-16: save it as UTF-8");
+        return;
+    }
     let language = if text.trim_start().starts_with('{') { "JSON" } else { "YAML" };
     let here = lines.line(line).unwrap_or_default();
     if let Some((column, address)) = bracketed_address(here).and_then(|a| Some((columns(here, here.find(a)?), a))) {
@@ -337,6 +348,14 @@ fn syntax_problem(error: &ScanError, text: &str, findings: &mut Findings) {
         findings
             .error_at(span, "syntax_error", "a quote is opened here and not closed")
             .help("close it on the same line, or remove it");
+        return;
+    }
+    if let Some((bracket, at)) = open_bracket(text).filter(|(_, at)| at.0 < line) {
+        let span = Span { line: at.0, column: at.1, end_line: at.0, end_column: at.1 + 1 };
+        let close = if bracket == '[' { ']' } else { '}' };
+        findings
+            .error_at(span, "syntax_error", format!("the `{bracket}` that is opened here is not closed"))
+            .help(format!("write `{close}` where it ends: reading on, line {line} makes no sense in it"));
         return;
     }
     if let Some(alias) = alias_at(here, column) {
@@ -383,6 +402,43 @@ fn open_quote(lines: &Lines<'_>, line: u32) -> Option<(u32, u32)> {
         let odd = value.matches('"').count() - value.matches("\\\"").count();
         (odd % 2 == 1).then(|| Some((number, columns(value, value.rfind('"')?)))).flatten()
     })
+}
+
+/// The first character that YAML does not allow, on this line or the one before.
+fn control_character(lines: &Lines<'_>, line: u32) -> Option<(u32, u32, u32)> {
+    [line.saturating_sub(1), line].into_iter().find_map(|number| {
+        let text = lines.line(number)?;
+        let (at, found) = text.char_indices().find(|(_, c)| c.is_control() && !matches!(c, '\t' | '\r' | '\u{85}'))?;
+        Some((number, columns(text, at), u32::from(found)))
+    })
+}
+
+/// The innermost `[` or `{` that is open to the end, outside of quotes and comments, with its line and column. Only looked
+/// for where something is wrong: plain text in YAML may hold brackets that open nothing.
+fn open_bracket(text: &str) -> Option<(char, (u32, u32))> {
+    let mut open: Vec<(char, (u32, u32))> = Vec::new();
+    let mut quote = None;
+    for (number, here) in (1..).zip(text.lines()) {
+        let mut before = ' ';
+        for (at, letter) in (1..).zip(here.chars()) {
+            // What opens something stands where a value may begin.
+            let begins = matches!(before, ' ' | '\t' | ',' | '[' | '{') || at == 1;
+            match (quote, letter) {
+                (Some(mark), _) if mark == letter && before != '\\' => quote = None,
+                (Some(_), _) => {}
+                (None, '#') if begins => break,
+                (None, '"' | '\'') if begins => quote = Some(letter),
+                (None, '[' | '{') if begins => open.push((letter, (number, at))),
+                (None, ']' | '}') => {
+                    let opens = if letter == ']' { '[' } else { '{' };
+                    open.pop_if(|(bracket, _)| *bracket == opens);
+                }
+                (None, _) => {}
+            }
+            before = letter;
+        }
+    }
+    open.pop()
 }
 
 /// `path:/a`: a key whose colon touches its value.

@@ -1,6 +1,7 @@
 //! Traffic plans: canary, cohorts, brake and overload protection of a route.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields::{Fields, Names, mapping};
@@ -26,7 +27,7 @@ pub(super) fn stable_pools<'n>(node: &'n Node<'n>) -> HashMap<&'n str, &'n Node<
 /// Reads the plans and attaches each to its route.
 pub(super) fn attach(
     node: &Node<'_>,
-    routes: &mut [Route],
+    routes: &mut [Arc<Route>],
     route_names: &mut Names<'_>,
     pools: &mut Names<'_>,
     findings: &mut Findings,
@@ -34,8 +35,10 @@ pub(super) fn attach(
     for item in read::list(node, "traffic plans", findings).unwrap_or_default() {
         let Some(fields) = Fields::open(item, "a traffic plan", KEYS, findings) else { continue };
         let route_node = fields.require("route", "the id of a route", findings);
-        let route =
-            route_node.and_then(|node| route_names.find(node, findings)).and_then(|index| routes.get_mut(index));
+        let route = route_node
+            .and_then(|node| route_names.find(node, findings))
+            .and_then(|index| routes.get_mut(index))
+            .map(Arc::make_mut);
         let plan = plan(&fields, route.as_deref().map(|route| route.pool), pools, findings);
         let (Some(route), Some(route_node)) = (route, route_node) else { continue };
         if let Some(first) = &route.traffic {

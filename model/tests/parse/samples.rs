@@ -130,8 +130,8 @@ fn the_same_config_as_json_is_the_same_config() {
     let mut from_yaml = good(SMALLEST);
     for config in [&mut from_json, &mut from_yaml] {
         config.listeners.iter_mut().for_each(|it| it.at = Default::default());
-        config.routes.iter_mut().for_each(|it| it.at = Default::default());
-        config.pools.iter_mut().for_each(|it| it.at = Default::default());
+        config.routes.iter_mut().for_each(|it| std::sync::Arc::make_mut(it).at = Default::default());
+        config.pools.iter_mut().for_each(|it| std::sync::Arc::make_mut(it).at = Default::default());
     }
     assert_eq!(from_json, from_yaml);
 }

@@ -22,6 +22,25 @@ fn of_routes_with_the_same_matchers_the_one_tried_later_is_named() {
 }
 
 #[test]
+fn a_method_that_nobody_knows_is_named_with_the_one_that_was_meant() {
+    let methods = |list: &str| format!("routes: [{{ methods: [{list}], to: \"http://a\" }}]");
+    warns(&methods("GTE, POST"), &["unknown_method routes[0].methods[0]"]);
+    assert_eq!(problems(&methods("GTE"))[0].suggestion.as_deref(), Some("GET"));
+    warns(&methods("get, PROPFIND, QUERY, Purge"), &[]);
+    warns(&methods("FROBNICATE"), &["unknown_method routes[0].methods[0]"]);
+    assert!(problems(&methods("FROBNICATE"))[0].help.contains("keep it"));
+}
+
+#[test]
+fn what_follows_from_an_error_is_not_warned_about() {
+    let codes = |text: &str| problems(text).into_iter().map(|p| p.code).collect::<Vec<_>>();
+    let broken = "routes: [{ path_regex: \"(\", to: \"http://a\" }, { path_regex: \")\", to: \"http://b\" }]";
+    assert_eq!(codes(broken), ["bad_regex", "bad_regex"]);
+    let misspelt = "routes: [{ pool: api-pol }]\npools: [{ id: api-pool, endpoints: [\"a:1\"] }]";
+    assert_eq!(codes(misspelt), ["missing_reference"]);
+}
+
+#[test]
 fn what_nothing_uses_is_named() {
     warns(&top("pools: { p: [\"a:1\"] }"), &["unused_pool pools.p"]);
     warns(&top("pools: [{ id: p, endpoints: [\"a:1\"] }]"), &["unused_pool pools[0].id"]);

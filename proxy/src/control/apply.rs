@@ -352,7 +352,7 @@ impl Applier {
         Ok(change(store, next).await?)
     }
 
-    async fn prepare(&self, bundle: &VerifiedBundle) -> Result<Ready, Vec<Problem>> {
+    async fn prepare(&mut self, bundle: &VerifiedBundle) -> Result<Ready, Vec<Problem>> {
         let base = Base::of(bundle, read(bundle).await?);
         let (joined, _) = self.sandboxes.join(&base);
         let prepared = self.proxy.prepare(tag(bundle.release()), Arc::new(joined)).await?;

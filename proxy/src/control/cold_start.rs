@@ -222,5 +222,5 @@ impl Asked {
 async fn start(proxy: &Proxy, data: &Path, digest: &Digest) -> Result<(), String> {
     let store = Store::look(data).map_err(|error| disk::chain(&error))?;
     let kept = store.state().kept.get(digest).ok_or("it is not in the state on disk")?;
-    serve_kept(proxy, &store, &kept.release, &sandboxes_from_disk(&store)).await.map(drop)
+    serve_kept(proxy, &store, &kept.release, &mut sandboxes_from_disk(&store)).await.map(drop)
 }

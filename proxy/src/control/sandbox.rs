@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealane_model::bundle::VerifiedBundle;
-use sealane_model::config::{Config, Pool, Route};
+use sealane_model::config::Config;
 use sealane_model::envelope::Envelope;
 use sealane_model::release::{ChangeClass, Floor, Partition, VerifiedRelease};
 use sealane_model::sandbox::{self, Places, SandboxRoute, SandboxTimes, decode};
@@ -80,7 +80,7 @@ pub(crate) struct Sandboxes {
     /// The revision they are of; 0: none.
     pub(crate) revision: u64,
     /// By id; each checked once, when it comes in.
-    routes: BTreeMap<u64, Arc<(SandboxRoute, Route, Pool)>>,
+    routes: BTreeMap<u64, Arc<SandboxRoute>>,
     places: Places,
 }
 
@@ -89,31 +89,27 @@ impl Sandboxes {
     pub(crate) fn open(&self, bundle: &VerifiedBundle) -> Result<Self, VerifyError> {
         let list = decode(bundle.sandbox()?)
             .map_err(|_| VerifyError::Malformed { what: "sandbox routes: not a list of them" })?;
-        let mut routes = BTreeMap::new();
+        let (mut routes, mut places) = (BTreeMap::new(), self.places.clone());
         for route in list {
-            let made = match self.routes.get(&route.id).filter(|known| known.0 == route) {
-                Some(known) => Arc::clone(known),
-                None => {
-                    let bad = |_| VerifyError::Malformed { what: "sandbox routes: one that cannot be served" };
-                    let (made, pool) = route.compile(SandboxTimes::default()).map_err(bad)?;
-                    Arc::new((route, made, pool))
-                }
-            };
-            routes.insert(made.0.id, made);
+            let known = self.routes.get(&route.id).filter(|known| ***known == route);
+            if known.is_none() {
+                let bad = |_| VerifyError::Malformed { what: "sandbox routes: one that cannot be served" };
+                places.put(route.id, route.compile(SandboxTimes::default()).map_err(bad)?);
+            }
+            routes.insert(route.id, known.map_or_else(|| Arc::new(route), Arc::clone));
         }
-        let mut places = self.places.clone();
-        places.settle(&routes);
+        places.retain(|id| routes.contains_key(&id));
         Ok(Self { revision: bundle.release().release().revision.0, routes, places })
     }
 
     /// `base` with these routes, but for those whose time is over; and how long until one of the file's ends.
-    pub(crate) fn join(&self, base: &Base) -> (Config, Option<Duration>) {
+    pub(crate) fn join(&mut self, base: &Base) -> (Config, Option<Duration>) {
         let mut joined = Config::clone(&base.config);
         let now_ms = u64::try_from(unix_ms()).unwrap_or(0);
         let age = Duration::from_millis(now_ms.saturating_sub(base.born_ms));
         let next = sandbox::end(&mut joined, age);
-        let live = self.places.of(&self.routes).filter(|made| !made.0.is_expired(now_ms));
-        sandbox::join(&mut joined, live.map(|made| (made.1.clone(), made.2.clone())));
+        let routes = &self.routes;
+        self.places.join(&mut joined, |id| routes.get(&id).is_some_and(|route| !route.is_expired(now_ms)));
         (joined, next)
     }
 }

@@ -18,13 +18,18 @@ use crate::upstream::tls::PoolTls;
 pub(super) fn again(
     before: &Snapshot,
     index: usize,
-    pool: &config::Pool,
+    pool: &Arc<config::Pool>,
     first_endpoint: usize,
 ) -> Option<Arc<CompiledPool>> {
     let made = before.pools.get(index)?;
     let reads_files = pool.tls.ca_file.is_some() || pool.tls.client_certificate.is_some();
-    let is_same = !reads_files && made.first_endpoint == first_endpoint && before.config.pools.get(index)? == pool;
+    let is_same = !reads_files && made.first_endpoint == first_endpoint && same(before.config.pools.get(index)?, pool);
     is_same.then(|| Arc::clone(made))
+}
+
+/// Whether two parts of configs are equal. Mostly they are one and the same.
+pub(super) fn same<T: PartialEq>(one: &Arc<T>, other: &Arc<T>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// Compiles a pool; `first_endpoint` endpoints belong to the pools before it.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use sealane_model::config::{self, Config};
 
+use super::pools::same;
 use super::{
     CompiledBreaker, CompiledHedge, CompiledPool, CompiledRetries, CompiledRoute, CompiledSandbox, CompiledTarget,
     Snapshot,
@@ -34,7 +35,7 @@ pub(super) fn again(
         && made.admission.is_none()
         && route.traffic.is_none()
         && config.limits.body_bytes_max == before.config.limits.body_bytes_max
-        && before.config.routes.get(index)? == route
+        && same(before.config.routes.get(index)?, route)
         && Arc::ptr_eq(before.pools.get(route.pool)?, &pools[route.pool]);
     is_same.then(|| Arc::clone(made))
 }

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -29,6 +30,8 @@ const ADDRESSES_MAX: usize = 16;
 pub(crate) struct Name {
     host: String,
     addresses: ArcSwap<Vec<IpAddr>>,
+    /// A look at it has begun.
+    asked: AtomicBool,
 }
 
 impl Name {
@@ -38,6 +41,7 @@ impl Name {
     }
 
     async fn resolve(&self) {
+        self.asked.store(true, Ordering::Relaxed);
         let addresses = match time::timeout(TIMEOUT, lookup_host((self.host.as_str(), 0))).await {
             Ok(Ok(addresses)) => distinct(addresses),
             Ok(Err(error)) => return self.unresolved(&error),
@@ -73,13 +77,21 @@ pub(crate) struct Names(Shelf<String, Name>);
 impl Names {
     /// The name `host`, unresolved if it is new.
     pub(crate) fn name(&self, host: &str) -> Arc<Name> {
-        self.0.take(host, host.to_owned(), || Name { host: host.to_owned(), addresses: ArcSwap::default() })
+        self.0.take(host, host.to_owned(), || Name {
+            host: host.to_owned(),
+            addresses: ArcSwap::default(),
+            asked: AtomicBool::new(false),
+        })
     }
 
-    /// Resolves the names that have no address yet.
+    /// Resolves the names that were never looked at. One that does not resolve is looked at again in the background, so that
+    /// it does not hold up every later change of the config.
     pub(crate) async fn resolve_new(&self) {
-        let new = self.0.held().into_iter().filter(|name| name.addresses.load().is_empty());
-        resolve(new).await;
+        resolve(self.unasked().into_iter()).await;
+    }
+
+    fn unasked(&self) -> Vec<Arc<Name>> {
+        self.0.held().into_iter().filter(|name| !name.asked.load(Ordering::Relaxed)).collect()
     }
 
     /// One round for all names, after a pause.
@@ -97,4 +109,21 @@ async fn resolve(names: impl Iterator<Item = Arc<Name>>) {
     futures_util::stream::iter(names)
         .for_each_concurrent(CONCURRENT_MAX, |name| async move { name.resolve().await })
         .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_holds_up_one_change_and_no_later_one() {
+        let names = Names::default();
+        let (dead, here) = (names.name("no-such-host.invalid"), names.name("localhost"));
+        assert_eq!(names.unasked().len(), 2);
+        names.resolve_new().await;
+        assert!(dead.addresses().is_empty() && !here.addresses().is_empty());
+        assert!(names.unasked().is_empty(), "both were looked at");
+        let later = names.name("later.invalid");
+        assert!(names.unasked().iter().all(|name| Arc::ptr_eq(name, &later)));
+    }
 }

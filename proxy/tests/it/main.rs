@@ -10,6 +10,7 @@ mod breakers;
 mod cache;
 mod codec;
 mod compression;
+mod explained;
 mod framing;
 mod fuzz;
 mod handover;

@@ -1,5 +1,7 @@
 //! Limits, and the bodies of what the proxy answers itself.
 
+use std::sync::Arc;
+
 use crate::support::{Client, Origin, TestProxy, nobody, ok, to};
 
 #[tokio::test]
@@ -29,7 +31,10 @@ async fn an_endpoint_that_cannot_be_reached_is_a_502_and_named_only_where_asked(
     assert_eq!((response.status, response.category()), (502, "upstream_connect_failed".to_owned()));
     assert_eq!(response.json()["error"], "bad gateway");
     assert_eq!((response.json().get("target"), response.json().get("detail")), (None, None));
-    proxy.serve_edited(&to(&[dead]), |config| config.pools[0].expose_upstream_errors = true).await.unwrap();
+    proxy
+        .serve_edited(&to(&[dead]), |config| Arc::make_mut(&mut config.pools[0]).expose_upstream_errors = true)
+        .await
+        .unwrap();
     let json = proxy.get("/").await.json();
     assert_eq!(json["target"], dead.to_string());
     assert!(json["detail"].as_str().unwrap().contains("refused"), "{json}");
@@ -146,7 +151,10 @@ async fn a_refusal_does_not_lose_its_answer_to_a_client_that_is_still_sending() 
 async fn plain_text_is_refused_where_tls_is_required() {
     let origin = Origin::start(|_| ok("")).await;
     let proxy = TestProxy::start(&to(&[origin.address])).await;
-    proxy.serve_edited(&to(&[origin.address]), |config| config.routes[0].policy.require_tls = true).await.unwrap();
+    proxy
+        .serve_edited(&to(&[origin.address]), |config| Arc::make_mut(&mut config.routes[0]).policy.require_tls = true)
+        .await
+        .unwrap();
     let response = proxy.get("/").await;
     assert_eq!((response.status, response.category()), (403, "tls_required".to_owned()));
 }

@@ -51,7 +51,7 @@ async fn another_endpoint_gets_a_head_of_its_own() {
     let yaml = to(&[dead.address, origin.address]);
     let proxy = TestProxy::start(&yaml).await;
     let edit = |config: &mut Config| {
-        let pool = &mut config.pools[0];
+        let pool = Arc::make_mut(&mut config.pools[0]);
         pool.host_header = HostHeader::Endpoint;
         pool.endpoints[0].path = TargetPath::Replace("/one".to_owned());
         pool.endpoints[1].path = TargetPath::Replace("/two".to_owned());

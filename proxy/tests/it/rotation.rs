@@ -99,7 +99,10 @@ async fn counts(balancer: Balancer, requests: &[&str]) -> HashMap<String, Vec<St
     let origins = origins::<4>().await;
     let yaml = to(&addresses(&origins));
     let proxy = TestProxy::start(&yaml).await;
-    proxy.serve_edited(&yaml, |config: &mut Config| config.pools[0].balancer = balancer).await.unwrap();
+    proxy
+        .serve_edited(&yaml, |config: &mut Config| Arc::make_mut(&mut config.pools[0]).balancer = balancer)
+        .await
+        .unwrap();
     let mut client = proxy.client().await;
     let mut picked: HashMap<String, Vec<String>> = HashMap::new();
     for request in requests {
@@ -154,7 +157,7 @@ async fn the_least_busy_endpoint_is_picked() {
     let fast = Origin::fixed("fast").await;
     let yaml = to(&[slow.address, fast.address]);
     let proxy = TestProxy::start(&yaml).await;
-    let edit = |config: &mut Config| config.pools[0].balancer = Balancer::LeastConnections;
+    let edit = |config: &mut Config| Arc::make_mut(&mut config.pools[0]).balancer = Balancer::LeastConnections;
     proxy.serve_edited(&yaml, edit).await.unwrap();
     // Fill the slow one once.
     let mut stuck = Vec::new();

@@ -201,7 +201,7 @@ async fn a_route_may_need_a_client_certificate_for_its_own_host() {
     let edit = |required: bool| {
         let ca_file = ca_file.clone();
         move |config: &mut Config| {
-            config.routes[0].require_mtls = true;
+            Arc::make_mut(&mut config.routes[0]).require_mtls = true;
             let mtls = Mtls { ca_file, require_client_cert: required, at: Position::default() };
             config.tls.as_mut().unwrap().mtls = Some(mtls);
         }
@@ -330,7 +330,7 @@ async fn a_connection_of_http2_does_not_carry_a_certificate_to_another_host() {
     let proxy = TestProxy::start(&yaml).await;
     let ca_file = authority.path("ca.crt").display().to_string();
     let edit = move |config: &mut Config| {
-        config.routes[0].require_mtls = true;
+        Arc::make_mut(&mut config.routes[0]).require_mtls = true;
         let mtls = Mtls { ca_file, require_client_cert: false, at: Position::default() };
         config.tls.as_mut().unwrap().mtls = Some(mtls);
     };

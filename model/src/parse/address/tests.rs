@@ -19,7 +19,8 @@ fn targets_take_their_port_from_the_scheme() {
     check("http://a:1/x/y", "Http a 1 /x/y");
     check("http://a_b.c:1/", "Http a_b.c 1 /");
     check("::1", "bare_ipv6 \"[::1]:80\"");
-    check("http://::1:80", "bare_ipv6 \"[::1]:80\"");
+    check("http://::1:80", "bare_ipv6 \"http://[::1]:80\"");
+    check("https://::1:80/x", "bare_ipv6 \"https://[::1]:80/x\"");
     check("2001:db8::1", "bare_ipv6 \"[2001:db8::1]:80\"");
     check("a:b:c", "bare_ipv6");
     check("localhost", "bad_address localhost:80");

@@ -121,3 +121,28 @@ fn every_scalar_keeps_its_text() {
     check("e", "5", true);
     assert!(root.get("f").unwrap().is_null());
 }
+
+#[test]
+fn the_cause_of_a_syntax_error_is_named_where_it_is() {
+    let check = |text: &str, (line, column): (u32, u32), message: &str, help: &str| {
+        let problem = &problems(text)[0];
+        assert_eq!((problem.code.as_str(), problem.line, problem.column), ("syntax_error", line, column), "{text:?}");
+        assert!(problem.message.contains(message) && problem.help.contains(help), "{text:?}\n{problem:?}");
+    };
+    check("a: 1\nb: [{ c: x\0 }]\n", (2, 11), "U+0000", "remove it");
+    check("a: [{ b: c }\nd: :8080\n", (1, 4), "the `[` that is opened here is not closed", "write `]`");
+    check("a: {\n  b: 1,\nd: [1]\ne: 2\n", (1, 4), "the `{`", "write `}`");
+    // What is closed is not at fault.
+    check("{\n  \"a\": [1],\n  \"b\": 2\n  \"c\": 3\n}\n", (4, 6), "not valid JSON", "missing comma");
+    // A bracket in a comment, in quotes or in the middle of a word opens nothing.
+    check("a: \"[\" # [\nb: x[\n c: 1\n", (3, 3), "not valid YAML", "");
+}
+
+#[test]
+fn every_problem_of_the_text_says_what_to_do() {
+    let deep = format!("a: {}{}", "[".repeat(DEPTH_MAX + 1), "]".repeat(DEPTH_MAX + 1));
+    for text in ["a: &a { b: *a }\n", &deep, "a:\n\tb: 1\n", "a: 1\n---\nb: 2\n", "a: 1\na: 2\n", "", "[a]: 1\n"] {
+        let problem = &problems(text)[0];
+        assert!(!problem.help.is_empty(), "{text:?}\n{problem:?}");
+    }
+}
