@@ -111,6 +111,8 @@ pub(crate) struct Failure {
 pub(crate) enum FailureKind {
     /// No connection could be made; the endpoint saw nothing.
     Connect,
+    /// The endpoint has as many connections as it may; it saw nothing.
+    Exhausted,
     /// The connection ended before a response head.
     Reset,
     /// The endpoint says that it did not look at the request.
@@ -138,6 +140,7 @@ impl FailureKind {
     pub(crate) const fn category(self) -> Category {
         match self {
             Self::Connect => Category::UpstreamConnectFailed,
+            Self::Exhausted => Category::Overloaded,
             Self::Reset | Self::Unprocessed | Self::Malformed | Self::Status => Category::UpstreamReset,
             Self::UpstreamTimeout => Category::UpstreamTimeout,
             Self::RequestTimeout => Category::RequestTimeout,

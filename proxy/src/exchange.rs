@@ -507,15 +507,18 @@ async fn dial(
     {
         return Ok(upstream);
     }
+    let Some(slot) = endpoint.live.take_connection(pool.connections_max) else {
+        return Err(Failure::rule(FailureKind::Exhausted, "the endpoint has as many connections as it may"));
+    };
     let Dialed { transport, http2 } = dial::connect(endpoint, wanted).await?;
     connections.cells.connections_opened.add(1);
     if wanted == Wanted::Either {
         connections.http2.note_choice(http2);
     }
     if !http2 {
-        return Ok(Upstream::new(transport.into(), endpoint, worker.wheel.now()));
+        return Ok(Upstream::new(transport.into(), endpoint, slot, worker.wheel.now()));
     }
-    connections.http2.open(worker, transport, endpoint).await?;
+    connections.http2.open(worker, transport, endpoint, slot).await?;
     let taken = connections.take_shared(pool, endpoint, worker.wheel.now());
     taken.ok_or_else(|| Failure::rule(FailureKind::Connect, "the connection ended at once"))
 }

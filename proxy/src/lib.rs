@@ -57,6 +57,7 @@ mod http2;
 mod splice;
 mod stream;
 mod timer;
+mod unread;
 mod upstream;
 
 // Answers that are kept.

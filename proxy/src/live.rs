@@ -82,6 +82,7 @@ impl Live {
             failures: AtomicU32::new(0),
             ejections: AtomicU32::new(0),
             ejected_until_ms: AtomicU64::new(0),
+            connections: Arc::default(),
             errors: AtomicU32::new(0),
             busy: OnceLock::new(),
             outlier: OnceLock::new(),
@@ -227,11 +228,23 @@ pub(crate) struct EndpointLive {
     /// Ejections without a healthy stretch between them.
     ejections: AtomicU32,
     ejected_until_ms: AtomicU64,
+    /// Connections that are open, of all threads.
+    connections: Arc<AtomicUsize>,
     /// Requests in flight by thread, where the balancer asks for them.
     busy: OnceLock<Box<[Padded]>>,
     /// What is compared with the endpoint's siblings, by thread, where that is configured.
     outlier: OnceLock<Box<[OutlierCells]>>,
     threads: usize,
+}
+
+/// One of the connections that an endpoint may have; free again when dropped. Keeps nothing else of the endpoint alive.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<AtomicUsize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A count on a line of its own.
@@ -243,6 +256,24 @@ impl EndpointLive {
     /// Whether requests should go there. Two relaxed loads of lines that are rarely written.
     pub(crate) fn is_available(&self, now_ms: u64) -> bool {
         !self.probed_unhealthy.load(Ordering::Relaxed) && self.ejected_until_ms.load(Ordering::Relaxed) <= now_ms
+    }
+
+    /// Takes one of the connections that it may have; `None`: there are as many already.
+    pub(crate) fn take_connection(&self, most: usize) -> Option<Slot> {
+        let taken = self
+            .connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < most).then_some(open + 1));
+        taken.is_ok().then(|| Slot(Arc::clone(&self.connections)))
+    }
+
+    /// Of the connections that it may have, how many may idle on one thread: what idles there is of no use to another, so each
+    /// keeps its part at most, and nothing at the bound.
+    pub(crate) fn idle_share(&self, most: usize) -> usize {
+        match self.threads {
+            1 => most,
+            _ if self.connections.load(Ordering::Relaxed) >= most => 0,
+            threads => most / threads,
+        }
     }
 
     /// Whether probes find it healthy.

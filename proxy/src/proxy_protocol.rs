@@ -13,15 +13,19 @@ use tokio::net::TcpStream;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Longest header of version 1, CRLF included.
 const V1_BYTES_MAX: usize = 107;
-/// Longest header of version 2 that is taken: addresses and some extensions.
-const V2_BYTES_MAX: usize = 16 + 2048;
+/// Of a header of version 2, what comes before its addresses, and what addresses take at most. Extensions may follow, up to
+/// 64 KiB in all; nothing of them is used.
+const V2_FIXED_BYTES: usize = 16;
+const V2_ADDRESS_BYTES_MAX: usize = 36;
+/// Read at once; more than either needs to be understood.
+const PIECE_BYTES: usize = 1024;
 
 /// Takes the header off `tcp`. The client's address, or `None` where the header names none (health checks).
 ///
 /// # Errors
 /// There is no header, or it is malformed.
 pub(crate) async fn read(tcp: &TcpStream) -> io::Result<Option<SocketAddr>> {
-    let mut buffer = [0; V2_BYTES_MAX];
+    let mut buffer = [0; PIECE_BYTES];
     let mut seen = 0;
     loop {
         let peeked = tcp.peek(&mut buffer).await?;
@@ -29,11 +33,10 @@ pub(crate) async fn read(tcp: &TcpStream) -> io::Result<Option<SocketAddr>> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         if let Some((length, source)) = parse(&buffer[..peeked]).map_err(invalid)? {
-            // The bytes are there: they were just seen.
             let mut taken = 0;
             while taken < length {
                 tcp.ready(Interest::READABLE).await?;
-                match tcp.try_read(&mut buffer[..length - taken]) {
+                match tcp.try_read(&mut buffer[..(length - taken).min(PIECE_BYTES)]) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(read) => taken += read,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -54,11 +57,11 @@ fn invalid(rule: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, rule)
 }
 
-/// The length of the header at the start of `bytes`, and the source that it names; `None`: it is not complete.
+/// The length of the header at the start of `bytes`, and the source that it names; `None`: more of it is needed for that.
 fn parse(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
     let signature = &SIGNATURE[..bytes.len().min(SIGNATURE.len())];
     if bytes.starts_with(signature) {
-        return if bytes.len() < 16 { Ok(None) } else { parse_v2(bytes) };
+        return if bytes.len() < V2_FIXED_BYTES { Ok(None) } else { parse_v2(bytes) };
     }
     let Some(end) = memchr::memmem::find(&bytes[..bytes.len().min(V1_BYTES_MAX)], b"\r\n") else {
         let may_follow = bytes.len() < V1_BYTES_MAX && b"PROXY ".starts_with(&bytes[..bytes.len().min(6)]);
@@ -88,11 +91,9 @@ fn parse_v1(line: &str) -> Result<Option<SocketAddr>, &'static str> {
 }
 
 fn parse_v2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
-    let length = 16 + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
-    if length > V2_BYTES_MAX {
-        return Err("PROXY header too long");
-    }
-    let Some(rest) = bytes.get(16..length) else { return Ok(None) };
+    let length = V2_FIXED_BYTES + usize::from(u16::from_be_bytes([bytes[14], bytes[15]]));
+    let understood = length.min(V2_FIXED_BYTES + V2_ADDRESS_BYTES_MAX);
+    let Some(rest) = bytes.get(V2_FIXED_BYTES..understood) else { return Ok(None) };
     let port = |at: usize| rest.get(at..at + 2).map(|port| u16::from_be_bytes([port[0], port[1]]));
     let source = match (bytes[12], bytes[13] >> 4) {
         // LOCAL: the balancer speaks for itself.
@@ -152,6 +153,12 @@ mod tests {
         assert_eq!(parse(&header(0x20, 0, &[])), Ok(Some((16, None))));
         assert!(parse(&header(0x21, 0x11, &[1, 2, 3])).is_err());
         assert!(parse(&header(0x31, 0x11, &[0; 12])).is_err());
-        assert!(parse(&header(0x21, 0x11, &[0; 4000])).is_err());
+        // Extensions are passed over, however long they are.
+        let mut addresses = vec![0; usize::from(u16::MAX)];
+        addresses[..12].copy_from_slice(&v4[16..]);
+        let long = header(0x21, 0x11, &addresses);
+        let source = Some("192.0.2.1:80".parse().unwrap());
+        assert_eq!(parse(&long[..V2_FIXED_BYTES + V2_ADDRESS_BYTES_MAX]), Ok(Some((long.len(), source))));
+        assert_eq!(parse(&long[..V2_FIXED_BYTES + V2_ADDRESS_BYTES_MAX - 1]), Ok(None));
     }
 }

@@ -163,6 +163,8 @@ pub(crate) struct CompiledPool {
     pub(crate) write_ticks: u64,
     pub(crate) response_header_ticks: u64,
     pub(crate) idle_max: usize,
+    /// Connections to one endpoint at a time.
+    pub(crate) connections_max: usize,
     pub(crate) idle_ticks: u64,
     pub(crate) age_max_ticks: u64,
     pub(crate) passive: Option<PassiveHealth>,

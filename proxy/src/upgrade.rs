@@ -1,4 +1,7 @@
 //! A connection after 101: bytes go both ways until both sides are done. What was read already goes first.
+//!
+//! Once one side has ended its sending, the other has `limits.idle_timeout` between two bytes: a peer that has gone without a
+//! word would hold both connections for as long as a silent relay may last.
 
 use std::future::poll_fn;
 use std::rc::Rc;
@@ -10,6 +13,7 @@ use crate::connection::{After, Connection};
 use crate::error::{Failure, FailureKind};
 use crate::exchange::Exchange;
 use crate::stream::{Outbox, Stream};
+use crate::timer::ticks;
 use crate::worker::Worker;
 
 /// Without a byte in either direction, the connection ends.
@@ -26,6 +30,7 @@ pub(crate) async fn relay(
     };
     let mut up = Direction::new(mem::take(&mut exchange.to_upstream), mem::take(&mut connection.inbox));
     let mut down = Direction::new(mem::take(&mut connection.outbox), mem::take(&mut exchange.from_upstream));
+    let half_closed_ticks = exchange.record.view.snapshot.limits.idle.min(ticks(IDLE_TIMEOUT));
     let mut last = worker.wheel.now();
     let relayed: io::Result<()> = poll_fn(|cx| {
         let up_done = up.poll(cx, &mut connection.stream, &mut upstream.stream, worker)?;
@@ -40,7 +45,9 @@ pub(crate) async fn relay(
         if mem::take(&mut up.active) | mem::take(&mut down.active) {
             last = now;
         }
-        let deadline = last + crate::timer::ticks(IDLE_TIMEOUT);
+        let is_half_closed = up.ended != Ended::No || down.ended != Ended::No;
+        let patience = if is_half_closed { half_closed_ticks } else { ticks(IDLE_TIMEOUT) };
+        let deadline = last.saturating_add(patience);
         if now >= deadline {
             return Poll::Ready(Ok(()));
         }

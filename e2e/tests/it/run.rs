@@ -26,6 +26,24 @@ async fn wait_for(url: &str, expected: (u16, &str)) {
     wait::equals(url, SOON, Ok((expected.0, expected.1.to_owned())), async || load::get(&client, url).await).await;
 }
 
+/// Only what the config says decides where requests go.
+#[tokio::test(flavor = "multi_thread")]
+async fn proxies_that_the_environment_names_are_not_used() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let origin = Origin::start("straight").await;
+    let (listen, nobody) = (free_address(), free_address());
+    std::fs::write(directory.path().join("config.yaml"), config(&listen.to_string(), &origin.address().to_string()))
+        .expect("a file");
+    let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"];
+    let mut args: Vec<String> = names.iter().map(|name| format!("{name}=http://{nobody}")).collect();
+    args.push(program().display().to_string());
+    args.extend(["run", "--admin", "127.0.0.1:0", "config.yaml"].map(str::to_owned));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let _process =
+        Process::start(Path::new("/usr/bin/env"), directory.path(), &directory.path().join("run.log"), &args);
+    wait_for(&format!("http://{listen}/"), (200, "straight")).await;
+}
+
 fn config(listen: &str, upstream: &str) -> String {
     format!("listen: {listen}\nroutes:\n  - to: http://{upstream}\n")
 }

@@ -111,6 +111,8 @@ pub struct Connections {
     pub response_header_timeout: Option<Duration>,
     /// Idle connections kept per endpoint. Default 32.
     pub idle_max: usize,
+    /// Connections to one endpoint at a time, idle ones among them; `None`: no bound.
+    pub connections_max: Option<usize>,
     /// How long an idle connection is kept. Default 90 s.
     pub idle_timeout: Duration,
     /// Age after which a connection is not reused; `None`: no bound.
@@ -127,6 +129,7 @@ impl Default for Connections {
             write_timeout: Duration::from_secs(10),
             response_header_timeout: None,
             idle_max: 32,
+            connections_max: None,
             idle_timeout: Duration::from_secs(90),
             age_max: None,
             http2: Http2::Auto,

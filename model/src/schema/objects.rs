@@ -141,6 +141,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("write_timeout", Duration, "\"10s\"", "Between two writes of a request"),
         key("response_header_timeout", Duration, "", "From the end of the request to the answer's head; `read_timeout` when it is not written"),
         key("max_idle", Integer(0, U32), "32", "Idle connections kept per endpoint"),
+        key("max_connections", Integer(1, U32), "", "Connections to one endpoint at a time, idle ones among them; requests beyond go to another endpoint, or are refused with 503 `overloaded`. No bound when it is not written"),
         key("idle_timeout", Duration, "\"90s\"", "How long an idle connection is kept"),
         key("max_age", Duration, "", "Age after which a connection is not used again"),
         key("http2", OneOf(&["auto", "always", "never"]), "\"auto\"", "HTTP version spoken to endpoints"),

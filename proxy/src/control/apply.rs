@@ -34,7 +34,7 @@ use super::store::{OpenError, Store, open_from};
 use super::unix_ms;
 use super::uplink::{FetchError, Uplink};
 use crate::desk::Order;
-use crate::files::{self, Stamps};
+use crate::files::Stamps;
 use crate::proxy::{Prepared, Proxy, RevisionTag};
 
 /// Carries commands out.
@@ -73,7 +73,7 @@ pub(crate) struct Ready {
 
 type Commands = watch::Receiver<Option<Arc<v1::ProxyDesired>>>;
 
-/// The files that the configs which are served or held name, as they were when those were compiled.
+/// The files that the configs which are served or held name, as they were before those were compiled.
 #[derive(Default)]
 struct Watched(Vec<(Arc<Config>, Stamps)>);
 
@@ -81,12 +81,12 @@ struct Watched(Vec<(Arc<Config>, Stamps)>);
 const FILES_LOOK: Duration = Duration::from_secs(1);
 
 impl Watched {
-    /// Adds configs that were compiled just now, and forgets those that are gone.
-    fn follow<'a>(&mut self, configs: impl Iterator<Item = &'a Arc<Config>>) {
+    /// Adds configs that are new, and forgets those that are gone.
+    fn follow<'a>(&mut self, bases: impl Iterator<Item = &'a Base>) {
         let mut known = std::mem::take(&mut self.0);
-        self.0.extend(configs.map(|config| match known.iter().position(|(known, _)| Arc::ptr_eq(known, config)) {
+        self.0.extend(bases.map(|base| match known.iter().position(|(known, _)| Arc::ptr_eq(known, &base.config)) {
             Some(index) => known.swap_remove(index),
-            None => (Arc::clone(config), Stamps::of(files::named(config))),
+            None => (Arc::clone(&base.config), base.files.clone()),
         }));
     }
 
@@ -187,7 +187,7 @@ impl Applier {
             };
             let ends = Self::until_one_ends(self.base.clone());
             let held = self.prepared.values().map(|ready| &ready.base);
-            files.follow(self.base.iter().chain(held).map(|base| &base.config));
+            files.follow(self.base.iter().chain(held));
             tokio::select! {
                 () = cancel.cancelled() => return,
                 changed = commands.changed() => if changed.is_err() { return },
@@ -681,3 +681,40 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(15);
 const ENDS_GAP: Duration = Duration::from_millis(100);
 /// Problems of one revision that are told.
 const PROBLEMS_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use sealane_model::parse::{Reader, parse};
+
+    use super::*;
+    use crate::desk::Origin;
+    use crate::files;
+
+    #[tokio::test]
+    async fn a_file_that_changed_before_it_was_watched_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("ca.crt");
+        let text = format!(
+            "routes: [{{ pool: p }}]\n\
+             pools: [{{ id: p, endpoints: ['https://127.0.0.1:9'], tls: {{ ca_file: {} }} }}]\n",
+            file.display()
+        );
+        let (config, _) = parse("test.yaml", &text, Reader::Fleet).unwrap();
+        std::fs::write(&file, "old").unwrap();
+        let base = Base {
+            files: Stamps::of(files::named(&config)),
+            config: Arc::new(config),
+            born_ms: 0,
+            name: "test.yaml".to_owned(),
+            text: text.into(),
+            origin: Origin::Fleet,
+        };
+        // Between the reading of the file and the first look at it.
+        std::fs::write(&file, "renewed").unwrap();
+        let mut watched = Watched::default();
+        watched.follow([&base].into_iter());
+        tokio::time::timeout(20 * FILES_LOOK, watched.until_changed()).await.unwrap();
+        watched.follow([&base].into_iter());
+        assert_eq!(watched.0[0].1, base.files.again(), "once is enough");
+    }
+}

@@ -11,6 +11,7 @@ use super::apply::Applier;
 use super::sandbox::Base;
 use super::unix_ms;
 use crate::desk::{self, Applied, Apply, Order, Origin, Refused, Source};
+use crate::files::{self, Stamps};
 use crate::proxy::RevisionTag;
 
 impl Applier {
@@ -38,6 +39,7 @@ impl Applier {
         let (config, warnings) = desk::check("config", &text, Reader::Fleet).await.map_err(Refused::Invalid)?;
         let (digest, version) = (Digest::of(text.as_bytes()), desk::version(&text));
         let base = Base {
+            files: Stamps::of(files::named(&config)),
             config: Arc::new(config),
             born_ms: u64::try_from(unix_ms()).unwrap_or(0),
             name: "config".to_owned(),

@@ -19,6 +19,7 @@ use sealane_proto::v1;
 use super::state::State;
 use super::unix_ms;
 use crate::desk::Origin;
+use crate::files::{self, Stamps};
 
 /// An offer of which everything verified.
 #[derive(Debug)]
@@ -58,6 +59,8 @@ pub(crate) struct Base {
     /// What it was parsed from.
     pub(crate) text: Arc<str>,
     pub(crate) origin: Origin,
+    /// What the files that it names looked like before they were read. A change from then on is seen, whenever it comes.
+    pub(crate) files: Stamps,
 }
 
 impl Base {
@@ -65,6 +68,7 @@ impl Base {
         // What has no config was refused before.
         let (name, text) = bundle.config().unwrap_or_default();
         Self {
+            files: Stamps::of(files::named(&config)),
             config,
             born_ms: u64::try_from(bundle.release().release().created_at_unix_ms).unwrap_or(0),
             name: name.to_owned(),

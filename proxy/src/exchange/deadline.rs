@@ -10,6 +10,7 @@ use crate::connection::{ClientEnd, Connection};
 use crate::error::{Failure, FailureKind};
 use crate::exchange::Exchange;
 use crate::timer::{NEVER, ticks};
+use crate::unread::unread;
 use crate::worker::Worker;
 
 /// Between two looks at whether a client that waits for an answer is still there.
@@ -20,11 +21,13 @@ const HALF_CLOSED_GRACE: Duration = Duration::from_secs(5);
 const BODY_GRACE: Duration = Duration::from_secs(5);
 /// The longest pause of a body, however fast it was before.
 const BODY_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// What a client may take to read what the kernel holds for it, before its rate counts. The kernel takes more only once a
-/// third of what it holds has been read: with buffers of megabytes, a slow client shows no progress for long.
+/// What a client may take to read, before its rate counts. Its kernel tells of what it has read in steps of up to what a
+/// receive buffer holds.
 const READ_GRACE: Duration = Duration::from_secs(60);
-/// The longest pause of a client that reads, however much the kernel took for it before.
+/// The longest pause of a client that reads, however much it has read before.
 const READ_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Between two looks at how much a client that does not take more has read of what it was sent ([`unread`]).
+const READ_LOOK: Duration = Duration::from_secs(5);
 
 /// Whom an exchange waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,27 +46,46 @@ pub(super) enum Waiting {
 #[derive(Debug)]
 pub(super) struct Pace {
     since: u64,
+    /// What the kernel took for the client, or from it.
     bytes: u64,
+    /// What the client acknowledged, as far as that was looked at.
+    read: u64,
+    /// What the kernel held for it at the last look.
+    held: Option<u64>,
+    /// Tick of the next look.
+    look: u64,
 }
 
 impl Pace {
-    pub(super) const fn new(now: u64) -> Self {
-        Self { since: now, bytes: 0 }
+    pub(super) fn new(now: u64) -> Self {
+        Self { since: now, bytes: 0, read: 0, held: None, look: now + ticks(READ_LOOK) }
     }
 
     /// Starts counting anew: the client was not what the exchange waited for.
-    pub(super) const fn restart(&mut self, now: u64) {
-        self.since = now;
-        self.bytes = 0;
+    pub(super) fn restart(&mut self, now: u64) {
+        *self = Self::new(now);
     }
 
     pub(super) const fn moved(&mut self, bytes: u64) {
         self.bytes += bytes;
+        if let Some(held) = &mut self.held {
+            *held += bytes;
+        }
+    }
+
+    /// The kernel holds so much for the client. Whether the client has read since the last look.
+    fn looked(&mut self, held: Option<u64>, now: u64) -> bool {
+        self.look = now + ticks(READ_LOOK);
+        let before = std::mem::replace(&mut self.held, held);
+        let read = before.zip(held).map_or(0, |(before, held)| before.saturating_sub(held));
+        self.read += read;
+        read > 0
     }
 
     /// When a client that must move `rate_min` bytes a second is late.
     fn deadline(&self, grace: Duration, rate_min: u64) -> u64 {
-        let Some(seconds) = self.bytes.checked_div(rate_min) else { return NEVER };
+        // What is read makes room for what is taken: the same bytes do not count twice.
+        let Some(seconds) = self.bytes.max(self.read).checked_div(rate_min) else { return NEVER };
         self.since + ticks(grace) + ticks(Duration::from_secs(seconds))
     }
 }
@@ -78,6 +100,12 @@ impl Exchange {
     ) -> Poll<Result<T, Failure>> {
         let now = worker.wheel.now();
         let waiting = self.waiting(connection);
+        if waiting == Waiting::ClientReads
+            && now >= self.pace.look
+            && self.pace.looked(connection.stream.tcp().and_then(unread), now)
+        {
+            self.progress = now;
+        }
         let (deadline, failure) = self.deadline(waiting);
         if now >= deadline {
             return Poll::Ready(Err(failure));
@@ -87,7 +115,11 @@ impl Exchange {
         if gone || (looks && connection.timer.is_due() && self.is_client_gone(connection, now)) {
             return Poll::Ready(Err(Failure::rule(FailureKind::ClientGone, "the client closed the connection")));
         }
-        let look = if looks { now + ticks(LOOK) } else { NEVER };
+        let look = match waiting {
+            Waiting::ClientReads => self.pace.look,
+            _ if looks => now + ticks(LOOK),
+            Waiting::ClientSends | Waiting::UpstreamReads | Waiting::UpstreamSends => NEVER,
+        };
         connection.timer.arm(cx, deadline.min(look));
         Poll::Pending
     }
@@ -188,5 +220,24 @@ mod tests {
         assert_eq!(pace.deadline(Duration::from_secs(5), 0), NEVER, "off");
         pace.restart(500);
         assert_eq!(pace.deadline(Duration::from_secs(5), 1024), 500 + 5 * second);
+    }
+
+    #[test]
+    fn what_a_client_reads_counts_though_its_socket_takes_no_more() {
+        let second = ticks(Duration::from_secs(1));
+        let grace = Duration::from_secs(60);
+        let mut pace = Pace::new(0);
+        assert!(!pace.looked(Some(4_000_000), 5 * second), "the first look only sets the mark");
+        assert!(pace.looked(Some(4_000_000 - 50 * 1024), 10 * second));
+        assert_eq!(pace.deadline(grace, 1024), 110 * second);
+        assert!(!pace.looked(Some(4_000_000 - 50 * 1024), 15 * second));
+        // The kernel takes what now has room.
+        pace.moved(30 * 1024);
+        assert!(!pace.looked(Some(4_000_000 - 20 * 1024), 20 * second));
+        assert_eq!(pace.deadline(grace, 1024), 110 * second, "not counted twice");
+        assert!(pace.looked(Some(4_000_000 - 30 * 1024), 25 * second));
+        assert_eq!(pace.deadline(grace, 1024), 120 * second);
+        // Where the system does not say, what the socket takes counts alone.
+        assert!(!pace.looked(None, 30 * second) && !pace.looked(None, 35 * second));
     }
 }

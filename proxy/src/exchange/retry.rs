@@ -64,7 +64,7 @@ impl Exchange {
         }
         self.note_failure(&failure, worker);
         match failure.kind {
-            FailureKind::Connect => {
+            FailureKind::Connect | FailureKind::Exhausted => {
                 self.tried.push(self.endpoint as u32);
                 // The attempt goes on, and so does the breaker's leave for it.
                 if self.move_on(peer, worker) {
@@ -72,6 +72,11 @@ impl Exchange {
                 }
                 // Every endpoint was tried; the policy may start over.
                 self.tried.clear();
+                if failure.kind == FailureKind::Exhausted {
+                    // More attempts would not help.
+                    self.report_failure(&failure, worker);
+                    return Err(failure);
+                }
                 self.retry(RetryCondition::ConnectFailure, failure, peer, worker)
             }
             FailureKind::Reset | FailureKind::Unprocessed | FailureKind::Malformed => {

@@ -46,6 +46,8 @@ pub(super) struct Gauge {
     partial_since: Cell<u64>,
     /// Tick since which the client takes nothing of what is to be sent.
     blocked_since: Cell<u64>,
+    /// What the kernel held for the client when that was looked at last.
+    held: Cell<Option<u64>>,
     /// Bytes sent to the client.
     sent: Cell<u64>,
     control: RefCell<Allowance>,
@@ -63,8 +65,10 @@ pub(super) enum Verdict {
     Flooded,
     /// A frame broke a rule; nothing of it or after it was passed on.
     Broken(Reason),
-    /// The client neither completes what it began nor takes what it asked for.
+    /// The client does not complete what it began.
     Stuck,
+    /// The socket takes nothing for the client ([`Gauge::goes_on`]).
+    Blocked,
 }
 
 /// A number of frames that may come at once, refilled by `per_second`.
@@ -125,6 +129,7 @@ impl Gauge {
             broken: Cell::new(None),
             partial_since: Cell::new(NEVER),
             blocked_since: Cell::new(NEVER),
+            held: Cell::new(None),
             sent: Cell::new(0),
             control: RefCell::new(Allowance::new(CONTROL_MAX, CONTROL_PER_SECOND, now)),
             updates: RefCell::new(Allowance::new(UPDATES_MAX, UPDATES_PER_SECOND, now)),
@@ -146,11 +151,24 @@ impl Gauge {
             Verdict::Flooded
         } else if let Some(reason) = self.broken.get() {
             Verdict::Broken(reason)
-        } else if late(self.partial_since.get(), head_ticks) || late(self.blocked_since.get(), blocked_ticks) {
+        } else if late(self.partial_since.get(), head_ticks) {
             Verdict::Stuck
+        } else if late(self.blocked_since.get(), blocked_ticks) {
+            Verdict::Blocked
         } else {
             Verdict::Fine
         }
+    }
+
+    /// Whether a client that is blocked may go on: the kernel holds so much for it, and that was more at the last look. The
+    /// first look only sets the mark. Where the system does not say, it may not.
+    pub(super) fn goes_on(&self, held: Option<u64>) -> bool {
+        let before = self.held.replace(held);
+        let goes_on = held.is_some_and(|held| before.is_none_or(|before| held < before));
+        if goes_on {
+            self.blocked_since.set(self.wheel.now());
+        }
+        goes_on
     }
 
     /// The tick at which [`Self::verdict`] has to be asked again, if nothing else happens.
@@ -213,6 +231,7 @@ impl Guarded {
             Poll::Ready(Ok(bytes)) => {
                 self.gauge.sent.set(self.gauge.sent.get() + *bytes as u64);
                 self.gauge.blocked_since.set(NEVER);
+                self.gauge.held.set(None);
             }
             Poll::Ready(Err(_)) => {}
             Poll::Pending if self.gauge.blocked_since.get() == NEVER => {
@@ -323,6 +342,24 @@ mod tests {
             gauge.answered();
         }
         assert_eq!(gauge.verdict(1, 1), Verdict::Fine);
+    }
+
+    #[test]
+    fn a_blocked_client_goes_on_as_long_as_it_reads() {
+        let wheel = Rc::new(Wheel::new());
+        let gauge = Gauge::new(&wheel);
+        gauge.blocked_since.set(0);
+        let advance = |ticks| wheel.advance(wheel.now() + ticks);
+        let look = |held| (gauge.verdict(NEVER, 10) == Verdict::Blocked).then(|| gauge.goes_on(held));
+        assert_eq!(look(Some(100)), None, "not yet");
+        advance(11);
+        assert_eq!((look(Some(100)), look(Some(100))), (Some(true), None), "the first look sets the mark");
+        advance(11);
+        assert_eq!(look(Some(99)), Some(true));
+        advance(11);
+        assert_eq!(look(Some(99)), Some(false));
+        gauge.held.set(None);
+        assert_eq!(look(None), Some(false), "nobody knows");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use sealane_model::config::Scheme;
 use super::SEND_BUFFER_BYTES;
 use super::endpoint_stream::EndpointStream;
 use crate::error::{Detail, Failure, FailureKind};
+use crate::live::Slot;
 use crate::snapshot::{CompiledEndpoint, CompiledPool};
 use crate::stream::Transport;
 use crate::timer::{NEVER, Timer, Wheel, ticks};
@@ -170,6 +171,7 @@ impl Multiplexed {
         worker: &Worker,
         transport: Transport,
         endpoint: &CompiledEndpoint,
+        slot: Slot,
     ) -> Result<(), Failure> {
         let handshake = h2::client::Builder::new()
             .enable_push(false)
@@ -196,7 +198,11 @@ impl Multiplexed {
             retired: Cell::new(false),
             doubted: Cell::new(false),
         });
-        tokio::task::spawn_local(drive(connection, Rc::downgrade(&entry), timer));
+        let driven = drive(connection, Rc::downgrade(&entry), timer);
+        tokio::task::spawn_local(async move {
+            driven.await;
+            drop(slot);
+        });
         self.open.borrow_mut().push(entry);
         Ok(())
     }

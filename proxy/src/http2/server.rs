@@ -21,6 +21,7 @@ use crate::connection::{After, Connection, Peer, before};
 use crate::request::{self, Begun};
 use crate::stream::{Stream, Transport};
 use crate::timer::{NEVER, Timer, ticks};
+use crate::unread::unread;
 use crate::worker::Worker;
 
 /// Requests at a time on one connection.
@@ -32,7 +33,7 @@ const CONNECTION_WINDOW_BYTES: u32 = 2 << 20;
 const RESETS_BY_ERROR_MAX: usize = 200;
 /// What HPACK adds to the size of each field (RFC 7541 §4.1).
 const FIELD_OVERHEAD_BYTES: u32 = 32;
-/// How long a client may take nothing of what waits for it.
+/// How long a client may read nothing of what waits for it.
 const BLOCKED_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection without streams waits for its client to agree that it ends.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -85,7 +86,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: Connection) {
     let transport = Rc::new(RefCell::new(transport));
     let gauge = Rc::new(Gauge::new(&worker.wheel));
     let guarded = Guarded::new(Rc::clone(&transport), inbox, Rc::clone(&gauge));
-    let end = run(worker, guarded, &gauge, &timer, &peer).await;
+    let end = run(worker, guarded, &transport, &gauge, &timer, &peer).await;
     let Ok(transport) = Rc::try_unwrap(transport) else { return };
     let mut connection = Connection::over(worker, transport.into_inner().into(), peer);
     match end {
@@ -95,7 +96,14 @@ pub(crate) async fn serve(worker: &Rc<Worker>, connection: Connection) {
     }
 }
 
-async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &Timer, peer: &Rc<Peer>) -> End {
+async fn run(
+    worker: &Rc<Worker>,
+    guarded: Guarded,
+    transport: &RefCell<Transport>,
+    gauge: &Rc<Gauge>,
+    timer: &Timer,
+    peer: &Rc<Peer>,
+) -> End {
     let Some(view) = worker.view() else { return End::Orderly };
     let limits = &view.snapshot.head_limits;
     let head_bytes_max = u32::try_from(limits.header_bytes_max).unwrap_or(u32::MAX);
@@ -159,7 +167,8 @@ async fn run(worker: &Rc<Worker>, guarded: Guarded, gauge: &Rc<Gauge>, timer: &T
                     connection.abrupt_shutdown(reason);
                     continue;
                 }
-                Verdict::Stuck => return Poll::Ready(End::Stuck),
+                Verdict::Blocked if gauge.goes_on(unread(transport.borrow().tcp())) => {}
+                Verdict::Stuck | Verdict::Blocked => return Poll::Ready(End::Stuck),
             }
             let idle = streams.open.get() == 0;
             // Of a connection with streams, each has deadlines of its own: this looks in now and then.

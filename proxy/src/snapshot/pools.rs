@@ -73,6 +73,7 @@ pub(crate) fn compile(pool: &config::Pool, first_endpoint: usize, live: &Live) -
         write_ticks: ticks(connections.write_timeout),
         response_header_ticks: ticks(connections.response_header_timeout.unwrap_or(connections.read_timeout)),
         idle_max: connections.idle_max,
+        connections_max: connections.connections_max.unwrap_or(usize::MAX),
         idle_ticks: ticks(connections.idle_timeout),
         age_max_ticks: connections.age_max.map_or(u64::MAX, ticks),
         passive: pool.health.passive.clone(),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use crate::http2::multiplexed::Multiplexed;
-use crate::live::EndpointLive;
+use crate::live::{EndpointLive, Slot};
 use crate::metrics::EndpointCells;
 use crate::snapshot::{CompiledEndpoint, CompiledPool, Nature, Wanted};
 use crate::stream::Stream;
@@ -20,12 +20,14 @@ pub(crate) struct Upstream {
     pub(crate) reused: bool,
     connect_key: u64,
     born: u64,
+    /// `None`: the connection is shared, and counted once.
+    _slot: Option<Slot>,
 }
 
 impl Upstream {
     /// A connection just made.
-    pub(crate) const fn new(stream: Stream, endpoint: &CompiledEndpoint, now: u64) -> Self {
-        Self { stream, reused: false, connect_key: endpoint.connect_key, born: now }
+    pub(crate) const fn new(stream: Stream, endpoint: &CompiledEndpoint, slot: Slot, now: u64) -> Self {
+        Self { stream, reused: false, connect_key: endpoint.connect_key, born: now, _slot: Some(slot) }
     }
 }
 
@@ -71,7 +73,7 @@ impl Connections {
         self.idle_ticks.set(pool.idle_ticks);
         let (stream, reused) = self.http2.take(pool, endpoint, now)?;
         let stream = Stream::Http2Endpoint(Box::new(stream));
-        Some(Upstream { reused, ..Upstream::new(stream, endpoint, now) })
+        Some(Upstream { stream, reused, connect_key: endpoint.connect_key, born: now, _slot: None })
     }
 
     fn take_own(&self, pool: &CompiledPool, endpoint: &CompiledEndpoint, now: u64) -> Option<Upstream> {
@@ -96,9 +98,18 @@ impl Connections {
             return;
         }
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < pool.idle_max && now - upstream.born <= pool.age_max_ticks {
+        let idle_max = pool.idle_max.min(self.fair_share(pool));
+        if idle.len() < idle_max && now - upstream.born <= pool.age_max_ticks {
             idle.push(Idle { upstream, until: now.saturating_add(pool.idle_ticks) });
         }
+    }
+
+    /// How many may idle here, where connections are bounded.
+    fn fair_share(&self, pool: &CompiledPool) -> usize {
+        if pool.connections_max == usize::MAX {
+            return usize::MAX;
+        }
+        self.live.upgrade().map_or(0, |live| live.idle_share(pool.connections_max))
     }
 
     /// Closes what went stale: the next connection to the endpoint is a new one.

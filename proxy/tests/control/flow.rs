@@ -196,6 +196,7 @@ async fn a_certificate_that_is_renewed_on_disk_is_served_without_a_command() {
         &format!(
             "listeners: [{{ name: https, address: '127.0.0.1:0', tls: true }}]\n\
              tls: {{ certificates: [{{ cert_file: {shown}/a.crt, key_file: {shown}/a.key }}] }}\n\
+             limits: {{ read_header_timeout: 60s }}\n\
              routes: [{{ to: 'http://127.0.0.1:9' }}]\n"
         ),
     );
@@ -203,6 +204,7 @@ async fn a_certificate_that_is_renewed_on_disk_is_served_without_a_command() {
     agent.command(command(1, &[&release], &release));
     agent.status("r1", |status| status.active_revision == 1).await;
     let (_, address) = proxy.bound()[0].clone();
+    // Its request comes after files were looked at twice: it must have time for that.
     let mut kept = handshake(address).await;
     assert_eq!(served(&kept), first);
     let second = issue();

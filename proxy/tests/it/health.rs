@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::support::{Origin, TestProxy, ok, to, until};
+use crate::support::{Origin, OriginConnection, TestProxy, ok, to, until};
 
 /// An origin whose `/health` does as told.
 async fn switchable(body: &'static str) -> (Origin, Arc<AtomicBool>) {
@@ -49,6 +49,36 @@ async fn an_unhealthy_endpoint_is_skipped_and_rejoins() {
     let mut both = [client.get("/").await, client.get("/").await].map(|response| response.text().to_owned());
     both.sort();
     assert_eq!(both, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_probe_that_ends_in_any_way_is_a_verdict_and_nothing_else() {
+    // What a health endpoint should never say, one kind each.
+    let answers: [fn() -> Vec<u8>; 4] = [
+        || b"\x00\xff\xfe not http\r\n\r\n".to_vec(),
+        || [&b"HTTP/1.1 200 OK\r\n"[..], &b"X: y\r\n".repeat(5000)].concat(),
+        || b"HTTP/1.1 200".to_vec(),
+        || b"HTTP/1.1 99999 Many\r\n\r\n".to_vec(),
+    ];
+    let (good, _) = switchable("good").await;
+    let mut broken = Vec::new();
+    for answer in answers {
+        let origin = Origin::scripted(move |mut connection: OriginConnection| async move {
+            if let Some(head) = connection.head().await {
+                let probe = head.starts_with("GET /health");
+                connection.send(&if probe { answer() } else { ok("broken") }).await;
+            }
+        });
+        broken.push(origin.await);
+    }
+    let all: Vec<&Origin> = broken.iter().chain([&good]).collect();
+    let proxy = TestProxy::start(&checked(&all)).await;
+    healthy_endpoints(&proxy, 1.0).await;
+    let mut client = proxy.client().await;
+    for _ in 0..10 {
+        assert_eq!(client.get("/").await.text(), "good");
+    }
+    assert_eq!(proxy.metric("proxy_panics_total"), Some(0.0));
 }
 
 #[tokio::test]

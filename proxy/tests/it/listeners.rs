@@ -3,7 +3,7 @@
 use sealane_model::config::{CidrBlock, ListenAddress};
 use sealane_proxy::settings::{ListenFlag, Settings};
 
-use crate::support::{Client, Origin, TestProxy, settings, to};
+use crate::support::{Client, Origin, TestProxy, apart, settings, to};
 
 #[tokio::test]
 async fn a_taken_address_is_a_problem_that_names_it_and_nothing_changes() {
@@ -95,6 +95,17 @@ async fn a_proxy_header_names_the_client() {
     client.send(format!(".2.1 1234 80\r\n{get}")).await;
     assert_eq!(client.response().await.status, 200);
     assert_eq!(origin.requests()[0].header("x-forwarded-for"), Some("192.0.2.9"));
+    // Version 2, with as many extensions as it may have.
+    let mut long = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff".to_vec();
+    long.extend([192, 0, 2, 10, 192, 0, 2, 1, 4, 210, 0, 80]);
+    long.resize(16 + usize::from(u16::MAX), 0);
+    let mut client = proxy.client().await;
+    for piece in [&long[..20], &long[20..], get.as_bytes()] {
+        client.send(piece).await;
+        apart().await;
+    }
+    assert_eq!(client.response().await.status, 200);
+    assert_eq!(origin.requests()[1].header("x-forwarded-for"), Some("192.0.2.10"));
     let mut client = proxy.client().await;
     client.send(get).await;
     assert!(client.is_closed().await, "without the header");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sealane_proxy::settings::Settings;
+use tokio::net::TcpStream;
 
 use crate::support::{Client, Origin, OriginConnection, TestProxy, nobody, ok, settings, until};
 
@@ -106,6 +107,56 @@ async fn only_so_many_idle_connections_are_kept() {
     until("two connections", async || (open.load(Ordering::Relaxed) == 2).then_some(())).await;
     assert_eq!(proxy.get("/").await.text(), "here");
     assert_eq!((origin.connections(), open.load(Ordering::Relaxed)), (5, 2), "a kept one is used");
+}
+
+/// A request whose body is not complete, which holds a connection to the endpoint.
+async fn holding(proxy: &TestProxy) -> Client<TcpStream> {
+    let mut client = proxy.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na").await;
+    client
+}
+
+#[tokio::test]
+async fn an_endpoint_has_only_so_many_connections_and_what_is_beyond_is_refused() {
+    let (origin, open) = counted().await;
+    // Over all threads, of which there are two here.
+    let proxy = TestProxy::start(&pool(&origin.address.to_string(), "connections: { max_connections: 3 }")).await;
+    let mut clients = Vec::new();
+    for count in 1..=3 {
+        clients.push(holding(&proxy).await);
+        until("a connection", async || (open.load(Ordering::Relaxed) == count).then_some(())).await;
+    }
+    for _ in 0..4 {
+        let refused = proxy.get("/").await;
+        assert_eq!((refused.status, refused.category()), (503, "overloaded".to_owned()));
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
+    assert_eq!((origin.connections(), open.load(Ordering::Relaxed)), (3, 3), "the endpoint saw nothing of them");
+    assert_eq!(proxy.metric("proxy_pool_healthy_endpoints{pool=\"p\"}").unwrap_or(1.0), 1.0, "nor is it blamed");
+    for client in &mut clients {
+        client.send("b").await;
+        assert_eq!(client.response().await.text(), "here");
+    }
+    // Whatever idles on whichever thread, there is room again, on each.
+    for _ in 0..10 {
+        let mut again = holding(&proxy).await;
+        again.send("b").await;
+        assert_eq!(again.response().await.text(), "here");
+    }
+}
+
+#[tokio::test]
+async fn a_request_beyond_the_connections_of_one_endpoint_goes_to_another() {
+    let (first, open) = counted().await;
+    let second = Origin::fixed("second").await;
+    let endpoints = format!("{}', '{}", first.address, second.address);
+    let proxy =
+        TestProxy::with(one_thread(), &pool(&endpoints, "connections: { max_connections: 1, max_idle: 0 }")).await;
+    let _held = holding(&proxy).await;
+    until("a connection", async || (open.load(Ordering::Relaxed) == 1).then_some(())).await;
+    for _ in 0..4 {
+        assert_eq!(proxy.get("/").await.text(), "second");
+    }
 }
 
 #[tokio::test]

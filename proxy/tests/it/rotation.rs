@@ -163,8 +163,8 @@ async fn the_least_busy_endpoint_is_picked() {
     let mut stuck = Vec::new();
     while slow.connections() == 0 {
         let mut client = proxy.client().await;
-        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
         let connections = slow.connections();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n").await;
         tokio::select! {
             response = client.response() => assert_eq!(response.text(), "fast"),
             () = crate::support::until("the slow endpoint", async || (slow.connections() > connections).then_some(())) => stuck.push(client),

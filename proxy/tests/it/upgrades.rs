@@ -1,6 +1,8 @@
 //! WebSocket and other upgrades: only when both sides agree, and then bytes both ways.
 
-use crate::support::{Origin, OriginConnection, TestProxy, noise, ok, to};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{Origin, OriginConnection, TestProxy, noise, ok, patiently, to};
 
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nHost: test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -46,12 +48,48 @@ async fn after_101_bytes_go_both_ways() {
         writing
     });
     let mut back = vec![0; large.len()];
-    crate::support::patiently("the echo", tokio::io::AsyncReadExt::read_exact(&mut reading, &mut back)).await.unwrap();
+    patiently("the echo", tokio::io::AsyncReadExt::read_exact(&mut reading, &mut back)).await.unwrap();
     assert!(back == large);
     // The end of one side reaches the other, and back.
     drop(writer.await.unwrap());
-    let read = crate::support::patiently("the end", tokio::io::AsyncReadExt::read(&mut reading, &mut back)).await;
+    let read = patiently("the end", tokio::io::AsyncReadExt::read(&mut reading, &mut back)).await;
     assert_eq!(read.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_relay_that_one_side_has_ended_does_not_wait_for_the_other_for_ever() {
+    let (told, mut hear) = tokio::sync::mpsc::channel(2);
+    let origin = Origin::scripted(move |mut connection: OriginConnection| {
+        let told = told.clone();
+        async move {
+            let head = connection.head().await.unwrap();
+            connection
+                .send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+                .await;
+            if head.starts_with("GET /leaves") {
+                connection.stream.shutdown().await.unwrap();
+            }
+            // Sees the end of the client's side, and keeps its own open: only the proxy can end that.
+            while connection.fill().await {}
+            told.send(()).await.unwrap();
+            std::future::pending::<()>().await;
+        }
+    })
+    .await;
+    let yaml = format!("limits: {{ idle_timeout: 300ms }}\n{}", to(&[origin.address]));
+    let proxy = TestProxy::start(&yaml).await;
+    // The client ends its side.
+    let mut client = proxy.client().await;
+    assert_eq!(client.ask(UPGRADE).await.status, 101);
+    client.stream.shutdown().await.unwrap();
+    patiently("the end at the endpoint", hear.recv()).await;
+    assert!(client.is_closed().await);
+    // The endpoint ends its side.
+    let mut client = proxy.client().await;
+    assert_eq!(client.ask(UPGRADE.replace("/chat", "/leaves")).await.status, 101);
+    assert!(client.is_closed().await);
+    patiently("the end at the endpoint", hear.recv()).await;
+    proxy.until_metric("proxy_connections_open", 0.0).await;
 }
 
 #[tokio::test]
