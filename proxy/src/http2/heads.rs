@@ -31,8 +31,8 @@ pub(super) enum Kind {
 /// Appends a client's request head as HTTP/1.1.
 ///
 /// # Errors
-/// The request is malformed in a way that `h2` lets pass: no `:path`, a scheme that is not HTTP's (RFC 9113 §8.3.1), or a
-/// value that begins or ends with a space (§8.2.1).
+/// The request is malformed in a way that `h2` lets pass: no `:path`, a scheme that is not HTTP's (RFC 9113 §8.3.1), a
+/// value that begins or ends with a space (§8.2.1), or a `:protocol` that is none (RFC 8441 §4).
 pub(super) fn write_request(
     out: &mut Vec<u8>,
     request: &request::Parts,
@@ -44,6 +44,9 @@ pub(super) fn write_request(
     // `http` keeps no scheme where there is no authority.
     let is_http = |scheme| scheme == Some("http") || scheme == Some("https");
     if uri.authority().is_some() && !is_http(uri.scheme_str()) && (method != Method::CONNECT || protocol.is_some()) {
+        return Err(());
+    }
+    if protocol.is_some_and(|protocol| !is_protocol(protocol.as_str())) {
         return Err(());
     }
     let kind = match method {
@@ -116,6 +119,13 @@ pub(super) fn write_request(
     };
     out.extend_from_slice(b"\r\n");
     Ok((kind, shown))
+}
+
+/// What may be upgraded to (RFC 9110 §7.8): a token, and perhaps a version. `h2` takes any text, which would be written into
+/// a line of its own here.
+fn is_protocol(text: &str) -> bool {
+    // A method is a token, too.
+    text.splitn(2, '/').all(|part| Method::from_bytes(part.as_bytes()).is_ok())
 }
 
 fn is_authority(uri: &Uri, host: &HeaderValue) -> bool {

@@ -257,6 +257,24 @@ async fn what_breaks_a_stream_ends_it_alone_with_the_code_of_the_rule() {
                 "8.3.1 a scheme that is not of HTTP",
                 &[(HEADERS, END, 1, &[&b"\x82\x84\x41\x04test"[..], &field(":scheme", "ftp")].concat())],
             ),
+            (
+                "RFC 8441 a protocol that is a line end and a field",
+                &[(
+                    HEADERS,
+                    END_HEADERS,
+                    1,
+                    &[&b"\x02\x07CONNECT\x86\x84\x41\x04test"[..], &field(":protocol", "websocket\r\nx: y")].concat(),
+                )],
+            ),
+            (
+                "RFC 8441 a protocol that is two words",
+                &[(
+                    HEADERS,
+                    END_HEADERS,
+                    1,
+                    &[&b"\x02\x07CONNECT\x86\x84\x41\x04test"[..], &field(":protocol", "web socket")].concat(),
+                )],
+            ),
             ("8.2.1 a value that begins with a space", &[(HEADERS, END, 1, &with(&field("a", " b")))]),
             ("8.2.1 a value that ends with a tab", &[(HEADERS, END, 1, &with(&field("a", "b\t")))]),
         ],
