@@ -144,3 +144,21 @@ pub fn in_order<'r>(routes: impl IntoIterator<Item = &'r SandboxRoute>) -> Vec<S
     routes.sort_by_key(SandboxRoute::order);
     routes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_that_is_not_about_the_route_says_what_to_do() {
+        let says = |error: SandboxError, part: &str| {
+            let hint = error.next_step().unwrap_or_default();
+            assert!(hint.contains(part), "{error}: {hint:?}");
+        };
+        says(SandboxError::NotSigned("two keys".to_owned()), "sealane key rotate --threshold release=1");
+        says(SandboxError::Off, "enabled: true");
+        says(SandboxError::NotFound, "sealane sandbox list");
+        says(SandboxError::Duplicate { id: 1 }, "delete that route first");
+        says(SandboxError::Stopping, "again");
+    }
+}

@@ -182,4 +182,17 @@ mod tests {
         assert!(hint(false).contains("--token-file"));
         assert!(hint(true).contains("revoked"));
     }
+
+    #[test]
+    fn what_was_not_found_is_listed_by_a_command_that_is_named() {
+        for (reason, command) in [("NO_SUCH_REVISION", "revision list"), ("NO_SUCH_NODE", "fleet nodes")] {
+            let details =
+                ErrorDetails::with_error_info(reason, "sealane", std::collections::HashMap::<String, String>::new());
+            let status = Status::with_error_details(Code::NotFound, "there is none", details);
+            assert!(
+                failure(&status, "http://a", false).next_step().is_some_and(|hint| hint.contains(command)),
+                "{reason}"
+            );
+        }
+    }
 }

@@ -1,7 +1,11 @@
 //! Routes, the policies they follow and their traffic plans.
 
 use std::fmt;
+use std::hash::{BuildHasher as _, Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
+
+use foldhash::fast::FixedState;
 
 use super::{CircuitBreaker, HostMatch, PoolIndex, Position};
 
@@ -20,21 +24,51 @@ impl fmt::Display for RouteId {
 pub struct PolicyId(pub String);
 
 /// A regex that compiles under the `regex` crate's syntax and the size limit for user patterns.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Pattern(pub(crate) String);
+///
+/// It knows its hash: tables are made anew with each change, and look each pattern up several times.
+#[derive(Clone)]
+pub struct Pattern {
+    text: Arc<str>,
+    hash: u64,
+}
 
 impl Pattern {
+    /// That it compiles was checked.
+    pub(crate) fn new(text: &str) -> Self {
+        Self { text: text.into(), hash: FixedState::default().hash_one(text) }
+    }
+
     /// The pattern as written.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+}
+
+impl fmt::Debug for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pattern").field(&self.text).finish()
+    }
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && (Arc::ptr_eq(&self.text, &other.text) || self.text == other.text)
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Hash for Pattern {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
     }
 }
 
 /// That it compiled is the proof; its size limit is the caller's.
 impl From<&regex::Regex> for Pattern {
     fn from(regex: &regex::Regex) -> Self {
-        Self(regex.as_str().to_owned())
+        Self::new(regex.as_str())
     }
 }
 

@@ -128,7 +128,7 @@ impl Automata {
 pub(super) struct AutomataBuilder<'p> {
     before: Option<&'p Automata>,
     /// All that are known, and whether they are wanted.
-    known: HashMap<(Anchoring, &'p str), (Arc<Member>, bool), FixedState>,
+    known: HashMap<(Anchoring, &'p Pattern), (Arc<Member>, bool), FixedState>,
     /// By ticket.
     wanted: Vec<Arc<Member>>,
     tickets: HashMap<*const Member, Ticket, FixedState>,
@@ -143,10 +143,11 @@ impl<'p> AutomataBuilder<'p> {
     /// For a table that comes after another.
     pub(super) fn after(before: Option<&'p Automata>) -> Self {
         let Some(before) = before.filter(|before| !before.literals.is_overgrown()) else { return Self::default() };
-        let known =
-            |member: &'p Arc<Member>| ((member.anchoring, member.pattern.as_str()), (Arc::clone(member), false));
+        let known = |member: &'p Arc<Member>| ((member.anchoring, &member.pattern), (Arc::clone(member), false));
         let sets = before.sets.iter().enumerate();
         Self {
+            wanted: Vec::with_capacity(before.slots.len()),
+            tickets: HashMap::with_capacity_and_hasher(before.slots.len(), FixedState::default()),
             known: before.members.iter().map(known).collect(),
             sets_before: sets.flat_map(|(at, set)| set.members.iter().map(move |one| (Arc::as_ptr(one), at))).collect(),
             literals: LiteralsBuilder::after(&before.literals),
@@ -158,7 +159,7 @@ impl<'p> AutomataBuilder<'p> {
     /// What is known of a pattern.
     pub(super) fn member(&mut self, anchoring: Anchoring, pattern: &'p Pattern) -> Arc<Member> {
         let Self { known, literals, .. } = self;
-        let (member, wanted) = known.entry((anchoring, pattern.as_str())).or_insert_with(|| {
+        let (member, wanted) = known.entry((anchoring, pattern)).or_insert_with(|| {
             let required = syntax::required_literals(&syntax::parse_anchored(pattern, anchoring));
             (Arc::new(Member { anchoring, pattern: pattern.clone(), required: literals.number(required) }), false)
         });

@@ -7,7 +7,7 @@ use foldhash::fast::FixedState;
 
 use super::automata::AutomataBuilder;
 use super::cache::CacheRules;
-use super::conditions::Conditions;
+use super::conditions::{self, Conditions};
 use super::host::Names;
 use super::paths::{Candidate, Group, PathsBuilder, small};
 use super::patterns::Patterns;
@@ -16,7 +16,7 @@ use super::rewrite::Rewrites;
 use super::search::{HostRegexes, Hosts};
 use super::syntax::Anchoring;
 use super::{Ranked, RouteTable};
-use crate::config::{Config, HostCondition, Pattern, RouteIndex};
+use crate::config::{Config, HostCondition, Pattern, Route, RouteIndex};
 
 /// What `before` has and `config` wants is used again: a table costs what is new in it, beside an ordering of all routes.
 pub(super) fn compile(config: &Config, before: Option<&RouteTable>) -> RouteTable {
@@ -27,7 +27,7 @@ pub(super) fn compile(config: &Config, before: Option<&RouteTable>) -> RouteTabl
     for (rank, (tier, index)) in (0..NO_RANK).zip(ordered(config)) {
         let route = &config.routes[index];
         let group = hosts[tier as usize].group(route.host.as_ref(), paths.next_group());
-        let candidate = Candidate { rank, route: small(index), conditions: conditions.add(Conditions::of(route)) };
+        let candidate = Candidate { rank, route: small(index), conditions: conditions.add(route) };
         paths.add(group, &route.path, candidate);
         ranked.push(Ranked { route: small(index), group: small(group), tier });
     }
@@ -75,11 +75,25 @@ fn sandbox_hosts(config: &Config) -> Names<()> {
 #[derive(Debug, Default)]
 struct ConditionsBuilder {
     all: Vec<Conditions>,
+    /// The number of having none.
+    none: Option<u32>,
     known: HashMap<Conditions, u32, FixedState>,
 }
 
 impl ConditionsBuilder {
-    fn add(&mut self, conditions: Conditions) -> u32 {
+    fn add(&mut self, route: &Route) -> u32 {
+        if let (Some(none), 0) = (self.none, conditions::count(route)) {
+            return none;
+        }
+        let conditions = Conditions::of(route);
+        let number = self.number(conditions);
+        if conditions::count(route) == 0 {
+            self.none = Some(number);
+        }
+        number
+    }
+
+    fn number(&mut self, conditions: Conditions) -> u32 {
         *self.known.entry(conditions).or_insert_with_key(|conditions| {
             self.all.push(conditions.clone());
             small(self.all.len() - 1)

@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn required_literals_are_what_every_match_contains() {
         let check = |pattern: &str, expected: &[&[&str]]| {
-            let found = required_literals(&parse(&Pattern(pattern.into())));
+            let found = required_literals(&parse(&Pattern::new(pattern)));
             let found: Vec<Vec<String>> = found
                 .into_iter()
                 .map(|set| set.into_iter().map(|literal| String::from_utf8(literal).unwrap()).collect())

@@ -81,7 +81,7 @@ fn prefix(path: &str) -> PathMatch {
 }
 
 fn regex(path: &str) -> PathMatch {
-    PathMatch::Regex(Pattern(path.into()))
+    PathMatch::Regex(Pattern::new(path))
 }
 
 fn name(host: &str) -> Option<HostCondition> {
@@ -92,7 +92,7 @@ fn name(host: &str) -> Option<HostCondition> {
 }
 
 fn host_regex(host: &str) -> Option<HostCondition> {
-    Some(HostCondition::Regex(Pattern(host.into())))
+    Some(HostCondition::Regex(Pattern::new(host)))
 }
 
 /// Header fields, names in lower case.
@@ -418,10 +418,8 @@ fn a_rewrite_builds_on_the_normalised_path_and_makes_a_valid_one() {
     check(prefix("/"), Rewrite::Path("/fixed".into()), "/x", "/fixed");
     check(prefix("/"), Rewrite::Path("fixed?a#b c%2fd%".into()), "/x", "/fixed%3Fa%23b%20c%2fd%25");
 
-    let regex = |regex: &str, replacement: &str| Rewrite::Regex {
-        regex: Pattern(regex.into()),
-        replacement: replacement.into(),
-    };
+    let regex =
+        |regex: &str, replacement: &str| Rewrite::Regex { regex: Pattern::new(regex), replacement: replacement.into() };
     check(PathMatch::Any, regex("^/v1/(.*)$", "/v2/$1"), "/v1/a/b", "/v2/a/b");
     check(PathMatch::Any, regex("^/(?P<who>[^/]+)/x$", "/x/${who}"), "/me/x", "/x/me");
     check(PathMatch::Any, regex("o", "0"), "/foo/o", "/f00/0");

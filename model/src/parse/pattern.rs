@@ -16,14 +16,14 @@ const SYNTAX: &str = "the syntax is that of RE2 and of Rust's `regex` crate";
 
 /// A pattern that compiles.
 pub(super) fn pattern(node: &Node<'_>, findings: &mut Findings) -> Option<Pattern> {
-    checked(node, findings).map(|value| Pattern(value.to_owned()))
+    checked(node, findings).map(Pattern::new)
 }
 
 /// As [`pattern`], with the compiled regex.
 pub(super) fn compiled(node: &Node<'_>, findings: &mut Findings) -> Option<(Pattern, regex::Regex)> {
     let value = checked(node, findings)?;
     match regex::Regex::new(value) {
-        Ok(regex) => Some((Pattern(value.to_owned()), regex)),
+        Ok(regex) => Some((Pattern::new(value), regex)),
         Err(_) => {
             refuse(node, value, "it does not compile", SYNTAX, findings);
             None
@@ -34,7 +34,7 @@ pub(super) fn compiled(node: &Node<'_>, findings: &mut Findings) -> Option<(Patt
 /// As [`pattern`], of a text that is in no file; or what is wrong with it.
 pub(super) fn check(value: &str) -> Result<Pattern, String> {
     match fault(value) {
-        None => Ok(Pattern(value.to_owned())),
+        None => Ok(Pattern::new(value)),
         Some(Fault { message, help: "" }) => Err(message),
         Some(Fault { message, help }) => Err(format!("{message}; {help}")),
     }

@@ -53,7 +53,8 @@ impl Paths {
         automata: &mut AutomataBuilder<'p>,
     ) -> Group {
         let lowest = members.first().map_or(Rank::MAX, |(_, candidate)| candidate.rank);
-        let (mut any, mut keyed, mut regexes) = (Vec::new(), Vec::new(), RegexesBuilder::default());
+        let (mut any, mut keyed) = (Vec::new(), Vec::new());
+        let mut regexes = RegexesBuilder { most: members.len(), ..RegexesBuilder::default() };
         for (condition, candidate) in members {
             match condition {
                 PathMatch::Any => any.push(candidate),
@@ -123,12 +124,16 @@ impl Paths {
     }
 
     fn add_regexes<'p>(&mut self, builder: RegexesBuilder<'p>, automata: &mut AutomataBuilder<'p>) -> Option<u32> {
-        if builder.patterns.is_empty() {
+        let RegexesBuilder { patterns, mut members, .. } = builder;
+        if patterns.is_empty() {
             return None;
         }
-        let patterns: Vec<_> = builder.patterns.iter().map(|(pattern, of)| (*pattern, of[0].rank)).collect();
         let patterns = Patterns::compile(&patterns, Anchoring::Path, automata);
-        let candidates = builder.patterns.into_iter().map(|(_, of)| self.add_candidates(of)).collect();
+        // Stable: those of one pattern stay in the order of rank.
+        members.sort_by_key(|(pattern, _)| *pattern);
+        let of_one = members.chunk_by(|(one, _), (other, _)| one == other);
+        let candidates =
+            of_one.map(|members| self.add_candidates(members.iter().map(|(_, candidate)| *candidate))).collect();
         self.regexes.push(Regexes { patterns, candidates });
         Some(small(self.regexes.len() - 1))
     }
@@ -137,17 +142,26 @@ impl Paths {
 /// Collects the candidates of one group by pattern, patterns in the order of their lowest rank.
 #[derive(Debug, Default)]
 struct RegexesBuilder<'p> {
-    patterns: Vec<(&'p Pattern, Vec<Candidate>)>,
-    known: HashMap<&'p Pattern, usize, FixedState>,
+    /// Each with its lowest rank.
+    patterns: Vec<(&'p Pattern, Rank)>,
+    /// With the index of the pattern.
+    members: Vec<(u32, Candidate)>,
+    known: HashMap<&'p Pattern, u32, FixedState>,
+    /// More will not come.
+    most: usize,
 }
 
 impl<'p> RegexesBuilder<'p> {
     fn add(&mut self, pattern: &'p Pattern, candidate: Candidate) {
+        if self.patterns.is_empty() {
+            self.known.reserve(self.most);
+            self.members.reserve(self.most);
+        }
         let index = *self.known.entry(pattern).or_insert_with(|| {
-            self.patterns.push((pattern, Vec::new()));
-            self.patterns.len() - 1
+            self.patterns.push((pattern, candidate.rank));
+            small(self.patterns.len() - 1)
         });
-        self.patterns[index].1.push(candidate);
+        self.members.push((index, candidate));
     }
 }
 
