@@ -19,6 +19,10 @@ const KEEP_SECONDS_MAX: u64 = 365 * 24 * 3600;
 /// Statuses that are cacheable without saying so (RFC 9110 §15.1), but for 206, which is never stored.
 const HEURISTIC_STATUSES: [u16; 11] = [200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501];
 
+/// Statuses that say something of how one client asked, not of what it asked for: a header that is too large, a range that
+/// is none, a condition that fails. Whoever can provoke one would take the resource from everybody if it were stored.
+const ABOUT_THE_REQUEST: [u16; 13] = [400, 408, 411, 412, 413, 416, 417, 421, 425, 426, 428, 429, 431];
+
 /// What a rule says about storing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StoreRule {
@@ -183,6 +187,9 @@ impl ResponseFacts {
         let understood = HEURISTIC_STATUSES.contains(&self.status) || matches!(self.status, 302 | 303 | 307);
         let listed = rule.status.as_ref().map(|listed| listed.contains(&self.status));
         if listed == Some(false) || matches!(self.status, 0..200 | 206 | 304) {
+            return Err(NotStored::Status);
+        }
+        if listed.is_none() && ABOUT_THE_REQUEST.contains(&self.status) {
             return Err(NotStored::Status);
         }
         if directives.must_understand && !understood {
