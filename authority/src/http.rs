@@ -22,6 +22,7 @@ use crate::{overview, revision, service};
 mod guard;
 mod listen;
 mod metrics;
+mod openapi;
 
 pub use listen::HttpTlsError;
 pub(crate) use listen::{HttpTls, serve};
@@ -45,6 +46,7 @@ pub(crate) fn router(app: Arc<App>, is_loopback: bool) -> Router {
         .route("/healthz", get(|| async { json_answer(StatusCode::OK, json!({ "status": "ok" })) }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics_page))
+        .route("/api/v1/openapi.json", get(openapi::document))
         .merge(api)
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path") })
         .method_not_allowed_fallback(|| async {
@@ -67,7 +69,7 @@ async fn links() -> Html<&'static str> {
     Html(
         "<!doctype html><html lang=en><meta charset=utf-8><title>sealane authority</title><h1>sealane authority</h1><ul>\
          <li><a href=/api/v1/fleet>/api/v1/fleet</a><li><a href=/api/v1/rollouts>/api/v1/rollouts</a>\
-         <li><a href=/api/v1/revisions>/api/v1/revisions</a><li><a href=/routes>/routes</a> (sandbox routes)<li><a href=/metrics>/metrics</a>\
+         <li><a href=/api/v1/revisions>/api/v1/revisions</a><li><a href=/routes>/routes</a> (sandbox routes)<li><a href=/api/v1/openapi.json>/api/v1/openapi.json</a><li><a href=/metrics>/metrics</a>\
          <li><a href=/healthz>/healthz</a><li><a href=/readyz>/readyz</a></ul></html>",
     )
 }

@@ -9,8 +9,12 @@ use tokio::net::TcpStream;
 use crate::helper::{CONFIG, Running};
 
 async fn get(addr: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    ask(addr, "GET", path, headers).await
+}
+
+async fn ask(addr: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
     let mut stream = TcpStream::connect(addr).await.unwrap();
-    let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
+    let mut request = format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
         request.push_str(&format!("Host: {addr}\r\n"));
     }
@@ -83,4 +87,33 @@ async fn pages_of_other_sites_are_not_answered() {
     assert_eq!(get(addr, fleet, &[("Host", "evil.example")]).await.0, 403);
     assert_eq!(get(addr, fleet, &[("Origin", "https://evil.example")]).await.0, 403);
     assert_eq!(get(addr, fleet, &[("Sec-Fetch-Site", "cross-site")]).await.0, 403);
+}
+
+#[tokio::test]
+async fn what_the_document_says_is_what_is_served() {
+    let running = Running::start().await;
+    let addr = running.authority.http_addr();
+    running.publish(CONFIG).await;
+    let (status, document) = get(addr, "/api/v1/openapi.json", &[]).await;
+    let document: Value = serde_json::from_str(&document).unwrap();
+    assert_eq!((status, &document["openapi"]), (200, &"3.1.0".into()));
+    let bearer = format!("Bearer {}", running.token);
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 14, "a path that is served and not described?");
+    for (path, operations) in paths {
+        for (method, operation) in operations.as_object().unwrap() {
+            let answers = operation["responses"].as_object().unwrap();
+            let method = method.to_uppercase();
+            for value in ["1", "none", "0"] {
+                let path = path.replace("{revision}", value).replace("{id}", value);
+                let (status, body) =
+                    ask(addr, &method, &path, &[("Authorization", &bearer), ("Content-Length", "0")]).await;
+                assert!(answers.contains_key(&status.to_string()), "{method} {path}: {status} {body}");
+                let (status, _) = ask(addr, &method, &path, &[("Content-Length", "0")]).await;
+                assert_eq!(status == 401, operation.get("security").is_some(), "{method} {path}: {status}");
+            }
+            let (status, body) = ask(addr, "PATCH", path, &[("Authorization", &bearer)]).await;
+            assert_eq!(status, 405, "{path}: {body}");
+        }
+    }
 }
