@@ -1,5 +1,7 @@
 //! Picks an endpoint of a pool. Takes time and randomness as arguments; reads live state, changes only the rotation.
 
+use std::cell::Cell;
+
 use sealane_model::config::Balancer;
 
 use crate::clock::Moment;
@@ -17,6 +19,8 @@ pub(crate) struct Pick<'a> {
     pub(crate) hash: u64,
     /// Endpoints that this request has tried.
     pub(crate) tried: &'a [u32],
+    /// Set where it passes although no endpoint is healthy.
+    pub(crate) trickled: Cell<bool>,
 }
 
 /// Why there is no endpoint.
@@ -44,6 +48,7 @@ impl Pick<'_> {
             return Err(NoEndpoint::AllTried);
         }
         if pool.live.trickle(pool.trickle_per_second, self.now) {
+            self.trickled.set(true);
             return self.choose(pool, &|_| true).ok_or(NoEndpoint::NoneHealthy);
         }
         Err(NoEndpoint::NoneHealthy)

@@ -1,7 +1,7 @@
 //! The Prometheus text of a scrape: every thread's cells, added up.
 //!
-//! Names are an interface. Families are bounded: what goes beyond `metrics.series_max` is folded into `other` and
-//! counted.
+//! Names are an interface. Families are bounded by `metrics.series_max`: of routes and endpoints the busiest are shown, the
+//! rest is `other` and counted ([`crate::fold`]); of what only some routes and pools have, the first.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Write as _};
@@ -10,17 +10,18 @@ use std::sync::{Arc, Mutex};
 
 use crate::clock::Moment;
 use crate::error::Category;
-use crate::metrics::{
-    APPLY_EDGES_US, CACHE_RESULTS, CLASSES, Count, DURATION_EDGES_US, EndpointCells, Histogram, Labels, LaneCells,
-    OTHER, PerThread, SIZE_EDGES, STATUSES, UPSTREAM_ERRORS, lock, total,
-};
+use crate::fold::{Counted, Fold, Tally, add};
+use crate::metrics::{APPLY_EDGES_US, Count, Labels, LaneCells, OTHER, PerThread, lock};
 use crate::middleware::jwt::token::Reject;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 
+mod cache;
+mod endpoints;
 mod open_metrics;
 mod paths;
 mod plugins;
+mod requests;
 mod resilience;
 mod retries;
 
@@ -38,8 +39,8 @@ pub(crate) fn text(shared: &Shared) -> String {
     let mut page = Page { out: String::with_capacity(16 << 10) };
     process(&mut page, shared, snapshot.as_deref());
     if let Some(snapshot) = &snapshot {
-        lanes(&mut page, shared, snapshot);
-        endpoints(&mut page, shared, snapshot);
+        requests::requests(&mut page, shared, snapshot);
+        endpoints::endpoints(&mut page, shared, snapshot);
         pools(&mut page, snapshot);
         resilience::breakers(&mut page, snapshot);
         resilience::ejections(&mut page, snapshot);
@@ -130,6 +131,9 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     for (result, value) in [("success", swaps), ("rejected", rejected)] {
         page.line(format_args!("proxy_config_apply_total{{result=\"{result}\"}} {value}"));
     }
+    let conflicts = shared.registry.conflicts.load(Ordering::Relaxed);
+    let help = "Configs refused because somebody else decides, or another version was served than expected.";
+    page.single("proxy_config_conflict_total", "counter", help, conflicts);
     page.family(
         "proxy_config_apply_duration_seconds",
         "histogram",
@@ -219,8 +223,8 @@ fn process(page: &mut Page, shared: &Shared, snapshot: Option<&Snapshot>) {
     for (name, help, count) in spans {
         page.single(name, "counter", help, count.load(Ordering::Relaxed));
     }
-    let folded = shared.registry.folded.load(Ordering::Relaxed);
-    page.single("proxy_metrics_series_folded_total", "counter", "Series folded into `other`.", folded);
+    let folded = shared.registry.folded();
+    page.single("proxy_metrics_series_folded_total", "counter", "Label sets folded into `other`.", folded);
     if let Some(tls) = snapshot.and_then(|snapshot| snapshot.tls.as_ref()) {
         page.family("proxy_certificate_expiry_timestamp_seconds", "gauge", "When a certificate expires.");
         for (name, expiry) in &tls.expiries {
@@ -249,83 +253,32 @@ fn keys(page: &mut Page, shared: &Shared) {
     }
 }
 
-/// Cells of a family by label, summed over threads, the ones of the snapshot among them with zeros.
-type Lanes<'a> = Vec<(String, &'a PerThread<LaneCells>)>;
-
-fn lanes(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
-    let series_max = snapshot.config.metrics.series_max;
-    let counted = shared.registry.lanes();
-    let silent: PerThread<LaneCells> = vec![Some(Arc::default())];
-    let mut all: BTreeMap<Labels, &PerThread<LaneCells>> =
-        counted.iter().map(|(labels, threads)| (labels.clone(), threads)).collect();
-    for (route, target) in snapshot.targets().take(series_max) {
-        let labels = (Arc::clone(&route.id), Arc::clone(&snapshot.pools[target.pool].id));
-        if all.len() < series_max {
-            all.entry(labels).or_insert(&silent);
-        }
+/// Label sets of a family that have series of their own, and `other` with all the rest; `unkept` are counts that never had
+/// labels.
+fn split(
+    fold: &mut Fold,
+    counted: &[Counted],
+    unkept: Option<Tally>,
+    series_max: usize,
+    now_ms: u64,
+) -> Vec<(Labels, Tally)> {
+    let mut page = fold.split(counted, series_max, now_ms);
+    let mut other = page.other.or_else(|| unkept.is_some().then(Tally::new));
+    if let (Some(other), Some(unkept)) = (&mut other, unkept) {
+        add(other, &unkept);
     }
-    let all: Lanes<'_> = all
-        .into_iter()
-        .map(|((route, pool), threads)| (format!("route=\"{}\",pool=\"{}\"", label(&route), label(&pool)), threads))
-        .collect();
-    requests(page, &all, series_max);
-    page.family("proxy_request_duration_seconds", "histogram", "From the request head to the end of the answer.");
-    for (labels, threads) in &all {
-        let (counts, sum) = merged(threads, |cells| &cells.duration_us);
-        page.histogram("proxy_request_duration_seconds", labels, &DURATION_EDGES_US, 1e6, &counts, sum);
-    }
-    type Pick = fn(&LaneCells) -> &Histogram<{ SIZE_EDGES.len() + 1 }>;
-    let sizes: [(&str, &str, Pick); 2] = [
-        ("proxy_request_size_bytes", "Content of requests.", |cells| &cells.request_bytes),
-        ("proxy_response_size_bytes", "Content of answers.", |cells| &cells.response_bytes),
-    ];
-    for (name, help, pick) in sizes {
-        page.family(name, "histogram", help);
-        for (labels, threads) in &all {
-            let (counts, sum) = merged(threads, pick);
-            page.histogram(name, labels, &SIZE_EDGES, 1.0, &counts, sum);
-        }
-    }
-    cache(page, shared, snapshot, &counted, series_max);
-    refusals(page, &all, series_max);
-    last_durations(page, &all);
-    retries::retries(page, snapshot, &counted);
-    paths::paths(page, snapshot, &counted);
+    page.shown.extend(other.map(|other| ((Arc::from(OTHER), Arc::from(OTHER)), other)));
+    page.shown
 }
 
-/// What the proxy answered or gave up itself, by route: zeros for the usual ones, and those for want of a client
-/// certificate once more by the name that they always had.
-fn refusals(page: &mut Page, lanes: &Lanes<'_>, series_max: usize) {
-    let mut routes: BTreeMap<&str, Vec<&PerThread<LaneCells>>> = BTreeMap::new();
-    for (labels, threads) in lanes {
-        let route = labels.split("\",pool=").next().and_then(|label| label.strip_prefix("route=\"")).unwrap_or(OTHER);
-        routes.entry(route).or_default().push(threads);
-    }
-    let sum = |lanes: &[&PerThread<LaneCells>], category: Category| -> u64 {
-        lanes.iter().map(|threads| total(threads, |cells| &cells.refused[category as usize])).sum()
-    };
-    page.family("proxy_proxy_errors_total", "counter", "Requests that the proxy answered or gave up itself, by route.");
-    let usual = [Category::UpstreamConnectFailed, Category::UpstreamReset, Category::UpstreamTimeout];
-    for (route, lanes) in routes.iter().take(series_max) {
-        for &category in Category::ALL {
-            let value = sum(lanes, category);
-            if value > 0 || usual.contains(&category) {
-                let category = category.name();
-                page.line(format_args!(
-                    "proxy_proxy_errors_total{{route=\"{route}\",category=\"{category}\"}} {value}"
-                ));
-            }
-        }
-    }
-    page.family(
-        "proxy_mtls_reject_total",
-        "counter",
-        "Requests without the client certificate that their route wants.",
-    );
-    for (route, lanes) in routes.iter().take(series_max) {
-        let value = sum(lanes, Category::MtlsRequired);
-        page.line(format_args!("proxy_mtls_reject_total{{route=\"{route}\"}} {value}"));
-    }
+/// How many rows fit in a family in which each has `series`.
+fn rows(snapshot: &Snapshot, series: usize) -> usize {
+    (snapshot.config.metrics.series_max / series).max(1)
+}
+
+/// A sum in a tally.
+fn at(tally: &[u64], place: usize) -> u64 {
+    tally.get(place).copied().unwrap_or(0)
 }
 
 /// Lanes by their route.
@@ -337,193 +290,10 @@ fn by_route(counted: &BTreeMap<Labels, PerThread<LaneCells>>) -> HashMap<&str, V
     lanes
 }
 
-/// How long the last request of each lane took.
-fn last_durations(page: &mut Page, lanes: &Lanes<'_>) {
-    page.family("proxy_request_last_duration_seconds", "gauge", "How long the last request took; 0 before the first.");
-    for (labels, threads) in lanes {
-        let seconds = last_seconds(threads);
-        page.line(format_args!("proxy_request_last_duration_seconds{{{labels}}} {seconds}"));
-    }
-}
-
 /// Of the request that ended last on any thread.
 fn last_seconds(threads: &PerThread<LaneCells>) -> f64 {
     let last = threads.iter().flatten().map(|cells| (cells.last.0.value(), cells.last.1.value())).max();
     last.map_or(0.0, |(_, micros)| micros as f64 / 1e6)
-}
-
-/// What the cache did for the routes that have rules, zeros included, and what it holds.
-fn cache(
-    page: &mut Page,
-    shared: &Shared,
-    snapshot: &Snapshot,
-    counted: &BTreeMap<Labels, PerThread<LaneCells>>,
-    series_max: usize,
-) {
-    let cached: Vec<_> = (snapshot.routes.iter().enumerate())
-        .filter(|(index, _)| snapshot.table.may_cache(*index))
-        .map(|(_, route)| (&route.id, label(&route.id)))
-        .take(series_max)
-        .collect();
-    let lanes = by_route(counted);
-    let sum = |id: &Arc<str>, pick: &dyn Fn(&LaneCells) -> &Count| -> u64 {
-        lanes.get(&**id).into_iter().flatten().map(|threads| total(threads, pick)).sum()
-    };
-    page.family("proxy_cache_requests_total", "counter", "Requests to cached routes by what the cache made of them.");
-    for (id, route) in &cached {
-        for (place, result) in CACHE_RESULTS.iter().enumerate() {
-            let value = sum(id, &|cells| &cells.cache[place]);
-            page.line(format_args!("proxy_cache_requests_total{{route=\"{route}\",result=\"{result}\"}} {value}"));
-        }
-    }
-    page.family("proxy_cache_coalesce_waiters", "gauge", "Requests that wait for somebody else's answer.");
-    for (id, route) in &cached {
-        let value = sum(id, &|cells| &cells.cache_waiters);
-        page.line(format_args!("proxy_cache_coalesce_waiters{{route=\"{route}\"}} {value}"));
-    }
-    let breakaway = CACHE_RESULTS.iter().position(|result| *result == "coalesce_breakaway").unwrap_or_default();
-    page.family(
-        "proxy_cache_coalesce_breakaway_total",
-        "counter",
-        "Requests that waited for an answer they could not share.",
-    );
-    for (id, route) in &cached {
-        let value = sum(id, &|cells| &cells.cache[breakaway]);
-        page.line(format_args!("proxy_cache_coalesce_breakaway_total{{route=\"{route}\"}} {value}"));
-    }
-    let stats = shared.cache_stats();
-    let counts = &shared.cache.counts;
-    let load = |count: &std::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
-    let singles: [(&str, &str, &str, u64); 9] = [
-        ("proxy_cache_entries", "gauge", "Stored answers.", stats.entries),
-        ("proxy_cache_bytes", "gauge", "Bytes of the stored answers.", stats.bytes),
-        ("proxy_cache_max_bytes", "gauge", "Bytes that stored answers may take.", stats.bytes_max),
-        (
-            "proxy_cache_resident_bytes",
-            "gauge",
-            "Bytes of content in memory, stored or still being sent.",
-            stats.resident_bytes,
-        ),
-        ("proxy_cache_evictions_total", "counter", "Answers that left to make room.", stats.evictions),
-        ("proxy_cache_purged_total", "counter", "Answers that were purged.", stats.purged),
-        (
-            "proxy_cache_invalidations_total",
-            "counter",
-            "Resources invalidated by unsafe requests.",
-            load(&counts.invalidations),
-        ),
-        (
-            "proxy_cache_refreshes_total",
-            "counter",
-            "Fetches in the background while a stale answer was served.",
-            load(&counts.refreshes),
-        ),
-        (
-            "proxy_cache_store_fail_total",
-            "counter",
-            "Answers that could have been stored but were not.",
-            load(&counts.store_failures),
-        ),
-    ];
-    for (name, kind, help, value) in singles {
-        page.single(name, kind, help, value);
-    }
-}
-
-/// `proxy_requests_total`: the statuses that were seen, and 200 in any case.
-fn requests(page: &mut Page, lanes: &Lanes<'_>, series_max: usize) {
-    page.family("proxy_requests_total", "counter", "Requests.");
-    let texts: Vec<String> =
-        STATUSES.iter().map(u16::to_string).chain(CLASSES.iter().map(|&class| class.to_owned())).collect();
-    let mut written = 0;
-    let mut folded = 0;
-    for (labels, threads) in lanes {
-        for (slot, status) in texts.iter().enumerate() {
-            let value = total(threads, |cells| &cells.statuses[slot]);
-            if value == 0 && status != "200" {
-                continue;
-            }
-            if written >= series_max {
-                folded += value;
-                continue;
-            }
-            written += 1;
-            page.line(format_args!("proxy_requests_total{{{labels},status=\"{status}\"}} {value}"));
-        }
-    }
-    if folded > 0 {
-        page.line(format_args!(
-            "proxy_requests_total{{route=\"{OTHER}\",pool=\"{OTHER}\",status=\"{OTHER}\"}} {folded}"
-        ));
-    }
-}
-
-fn endpoints(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
-    let series_max = snapshot.config.metrics.series_max;
-    let counted = shared.registry.endpoints();
-    let silent: PerThread<EndpointCells> = vec![Some(Arc::default())];
-    let mut all: BTreeMap<Labels, &PerThread<EndpointCells>> =
-        counted.iter().map(|(labels, threads)| (labels.clone(), threads)).collect();
-    for pool in &snapshot.pools {
-        for endpoint in &pool.endpoints {
-            if all.len() < series_max {
-                all.entry((Arc::clone(&pool.id), Arc::clone(&endpoint.address))).or_insert(&silent);
-            }
-        }
-    }
-    let mut pools: BTreeMap<Arc<str>, Vec<&PerThread<EndpointCells>>> = BTreeMap::new();
-    for ((pool, _), threads) in &all {
-        pools.entry(Arc::clone(pool)).or_default().push(threads);
-    }
-    let all: Vec<_> = all
-        .into_iter()
-        .map(|((pool, endpoint), threads)| {
-            (format!("pool=\"{}\",endpoint=\"{}\"", label(&pool), label(&endpoint)), threads)
-        })
-        .collect();
-    type Pick = fn(&EndpointCells) -> &Count;
-    let families: [(&str, &str, &str, Pick); 4] = [
-        ("proxy_upstream_requests_total", "counter", "Answers of an endpoint.", |cells| &cells.requests),
-        ("proxy_upstream_in_flight", "gauge", "Requests that an endpoint works on.", |cells| &cells.in_flight),
-        ("proxy_upstream_connect_failures_total", "counter", "Connections that could not be made.", |cells| {
-            &cells.connect_failures
-        }),
-        ("proxy_upstream_connections_opened_total", "counter", "Connections that were made.", |cells| {
-            &cells.connections_opened
-        }),
-    ];
-    for (name, kind, help, pick) in families {
-        page.family(name, kind, help);
-        for (labels, threads) in &all {
-            page.line(format_args!("{name}{{{labels}}} {}", total(threads, pick)));
-        }
-    }
-    page.family("proxy_upstream_duration_seconds", "histogram", "From an attempt's start to the answer's head.");
-    for (labels, threads) in &all {
-        let (counts, sum) = merged(threads, |cells| &cells.duration_us);
-        page.histogram("proxy_upstream_duration_seconds", labels, &DURATION_EDGES_US, 1e6, &counts, sum);
-    }
-    let help = "The same by pool: from an attempt's start to the answer's head.";
-    page.family("proxy_upstream_roundtrip_seconds", "histogram", help);
-    for (pool, endpoints) in &pools {
-        let mut all = [0; DURATION_EDGES_US.len() + 1];
-        let mut all_sum = 0;
-        for threads in endpoints {
-            let (counts, sum) = merged(threads, |cells| &cells.duration_us);
-            all.iter_mut().zip(counts).for_each(|(all, count)| *all += count);
-            all_sum += sum;
-        }
-        let labels = format!("pool=\"{}\"", label(pool));
-        page.histogram("proxy_upstream_roundtrip_seconds", &labels, &DURATION_EDGES_US, 1e6, &all, all_sum);
-    }
-    page.family("proxy_upstream_errors_total", "counter", "Attempts that failed by the endpoint's fault.");
-    for (pool, endpoints) in &pools {
-        for (place, category) in UPSTREAM_ERRORS.iter().enumerate() {
-            let value: u64 = endpoints.iter().map(|threads| total(threads, |cells| &cells.errors[place])).sum();
-            let pool = label(pool);
-            page.line(format_args!("proxy_upstream_errors_total{{pool=\"{pool}\",category=\"{category}\"}} {value}"));
-        }
-    }
 }
 
 fn pools(page: &mut Page, snapshot: &Snapshot) {
@@ -547,18 +317,6 @@ fn pools(page: &mut Page, snapshot: &Snapshot) {
     for (pool, _, endpoints) in &pools {
         page.line(format_args!("proxy_pool_total_endpoints{{pool=\"{pool}\"}} {endpoints}"));
     }
-}
-
-/// Buckets and sum over threads.
-fn merged<T, const N: usize>(threads: &PerThread<T>, pick: impl Fn(&T) -> &Histogram<N>) -> ([u64; N], u64) {
-    let mut counts = [0; N];
-    let mut sum = 0;
-    for cells in threads.iter().flatten() {
-        let histogram = pick(cells);
-        counts.iter_mut().zip(&histogram.buckets).for_each(|(count, bucket)| *count += bucket.value());
-        sum += histogram.sum.value();
-    }
-    (counts, sum)
 }
 
 /// A label's value, escaped.

@@ -68,6 +68,7 @@ mod access_log;
 mod admin;
 pub mod explain;
 mod exposition;
+mod fold;
 mod health;
 mod jwks;
 mod metrics;

@@ -12,6 +12,7 @@ use sealane_model::config::RetryCondition;
 use sealane_model::latency;
 
 use crate::error::Category;
+use crate::fold::{Fold, Tally};
 use crate::middleware::jwt::token::Reject;
 use crate::proxy::RevisionTag;
 use crate::sample::Samples;
@@ -53,6 +54,11 @@ impl<const N: usize> Default for Histogram<N> {
 }
 
 impl<const N: usize> Histogram<N> {
+    /// The buckets, then the sum.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = &Count> {
+        self.buckets.iter().chain([&self.sum])
+    }
+
     /// `edges` are the inclusive upper edges of all buckets but the last.
     pub(crate) fn record(&self, edges: &[u64], value: u64) {
         self.buckets[edges.partition_point(|&edge| edge < value)].add(1);
@@ -123,7 +129,20 @@ impl Default for LaneCells {
     }
 }
 
+/// Where what a tally of [`LaneCells::counters`] begins that is by [`Category`]: behind the statuses.
+pub(crate) const REFUSED_AT: usize = STATUSES.len() + CLASSES.len();
+
 impl LaneCells {
+    /// Statuses, then refusals.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = &Count> {
+        self.statuses.iter().chain(&self.refused)
+    }
+
+    /// Durations, sizes of requests, sizes of answers: buckets, then their sum.
+    pub(crate) fn histograms(&self) -> impl Iterator<Item = &Count> {
+        self.duration_us.counts().chain(self.request_bytes.counts()).chain(self.response_bytes.counts())
+    }
+
     pub(crate) fn status(&self, status: u16) -> &Count {
         let slot = STATUSES.binary_search(&status).unwrap_or_else(|_| {
             let class = if (100..600).contains(&status) { status as usize / 100 - 1 } else { CLASSES.len() - 1 };
@@ -176,6 +195,13 @@ pub(crate) struct EndpointCells {
     pub(crate) errors: [Count; UPSTREAM_ERRORS.len()],
     pub(crate) connections_opened: Count,
     pub(crate) duration_us: Histogram<{ DURATION_EDGES_US.len() + 1 }>,
+}
+
+impl EndpointCells {
+    /// Requests, connections that failed, connections that were made.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = &Count> {
+        [&self.requests, &self.connect_failures, &self.connections_opened].into_iter()
+    }
 }
 
 /// What is counted of one thread.
@@ -267,11 +293,15 @@ pub(crate) struct Registry {
     lanes: Mutex<BTreeMap<Labels, PerThread<LaneCells>>>,
     endpoints: Mutex<BTreeMap<Labels, PerThread<EndpointCells>>>,
     revisions: Mutex<VecDeque<(RevisionTag, PerThread<RevisionCells>)>>,
-    /// Series that were folded into `other`.
-    pub(crate) folded: AtomicU64,
+    /// Which of all these have series of their own.
+    folds: Mutex<Folds>,
+    /// Label sets that found no cells of their own.
+    unkept: AtomicU64,
     pub(crate) swaps: AtomicU64,
     /// Configs that could not be served.
     pub(crate) rejected: AtomicU64,
+    /// Configs that were offered where somebody else decides, or another version was served than expected.
+    pub(crate) conflicts: AtomicU64,
     /// How long configs took from being offered to being ready, whatever came of it.
     pub(crate) applied: Mutex<Histogram<{ APPLY_EDGES_US.len() + 1 }>>,
 }
@@ -280,6 +310,19 @@ pub(crate) struct Registry {
 pub(crate) const APPLY_EDGES_US: [u64; 9] =
     [1_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000];
 
+/// One for each kind of series.
+#[derive(Debug, Default)]
+pub(crate) struct Folds {
+    pub(crate) lanes: Fold,
+    pub(crate) lane_histograms: Fold,
+    pub(crate) endpoints: Fold,
+    pub(crate) endpoint_histograms: Fold,
+    pub(crate) pools: Fold,
+    pub(crate) pool_histograms: Fold,
+}
+
+/// Label sets of a kind that have cells of their own, so that the busiest of them can be found.
+const KEPT_MAX: usize = 16_384;
 /// Revisions whose counters are kept.
 const REVISIONS_KEPT: usize = 8;
 /// The label of folded series.
@@ -292,27 +335,23 @@ impl Registry {
             lanes: Mutex::default(),
             endpoints: Mutex::default(),
             revisions: Mutex::default(),
-            folded: AtomicU64::new(0),
+            folds: Mutex::default(),
+            unkept: AtomicU64::new(0),
             swaps: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            conflicts: AtomicU64::new(0),
             applied: Mutex::default(),
         }
     }
 
-    /// The thread's cells of a route and pool; those of `other` above `series_max`.
-    pub(crate) fn lane(&self, thread: usize, route: &Arc<str>, pool: &Arc<str>, series_max: usize) -> Arc<LaneCells> {
-        self.cells(&self.lanes, thread, (route, pool), series_max)
+    /// The thread's cells of a route and pool; those of `other` above a bound.
+    pub(crate) fn lane(&self, thread: usize, route: &Arc<str>, pool: &Arc<str>) -> Arc<LaneCells> {
+        self.cells(&self.lanes, thread, (route, pool), if route.is_empty() { usize::MAX } else { KEPT_MAX })
     }
 
-    /// The thread's cells of an endpoint; those of `other` above `series_max`.
-    pub(crate) fn endpoint(
-        &self,
-        thread: usize,
-        pool: &Arc<str>,
-        endpoint: &Arc<str>,
-        series_max: usize,
-    ) -> Arc<EndpointCells> {
-        self.cells(&self.endpoints, thread, (pool, endpoint), series_max)
+    /// The thread's cells of an endpoint; those of `other` above a bound.
+    pub(crate) fn endpoint(&self, thread: usize, pool: &Arc<str>, endpoint: &Arc<str>) -> Arc<EndpointCells> {
+        self.cells(&self.endpoints, thread, (pool, endpoint), KEPT_MAX)
     }
 
     fn cells<T: Default>(
@@ -320,12 +359,12 @@ impl Registry {
         map: &Mutex<BTreeMap<Labels, PerThread<T>>>,
         thread: usize,
         (first, second): (&Arc<str>, &Arc<str>),
-        series_max: usize,
+        kept_max: usize,
     ) -> Arc<T> {
         let mut map = lock(map);
         let mut labels = (Arc::clone(first), Arc::clone(second));
-        if map.len() >= series_max && !map.contains_key(&labels) {
-            self.folded.fetch_add(1, Ordering::Relaxed);
+        if map.len() >= kept_max && !map.contains_key(&labels) {
+            self.unkept.fetch_add(1, Ordering::Relaxed);
             labels = (Arc::from(OTHER), Arc::from(OTHER));
         }
         let threads = map.entry(labels).or_insert_with(|| vec![None; self.threads.len()]);
@@ -335,14 +374,38 @@ impl Registry {
     /// Makes room for the series of a config that is about to be served: where they would not all find some, those of
     /// routes and endpoints that it does not have are let go of. Otherwise they stay, so that a last scrape sees them.
     pub(crate) fn make_room(&self, snapshot: &Snapshot) {
-        let series_max = snapshot.config.metrics.series_max;
         let lanes = snapshot.targets().map(|(route, target)| (&*route.id, &*snapshot.pools[target.pool].id));
-        make_room(&mut lock(&self.lanes), lanes, series_max);
+        // Cells first, then folds, as a scrape does.
+        let mut counted = lock(&self.lanes);
+        let mut folds = self.folds();
+        for (labels, threads) in make_room(&mut counted, lanes, KEPT_MAX) {
+            folds.lanes.retire(&labels, &tally(&threads, LaneCells::counters));
+            folds.lane_histograms.retire(&labels, &tally(&threads, LaneCells::histograms));
+        }
+        drop((counted, folds));
         let endpoints = snapshot
             .pools
             .iter()
             .flat_map(|pool| pool.endpoints.iter().map(|endpoint| (&*pool.id, &*endpoint.address)));
-        make_room(&mut lock(&self.endpoints), endpoints, series_max);
+        let mut counted = lock(&self.endpoints);
+        let mut folds = self.folds();
+        for (labels, threads) in make_room(&mut counted, endpoints, KEPT_MAX) {
+            folds.endpoints.retire(&labels, &tally(&threads, EndpointCells::counters));
+            folds.endpoint_histograms.retire(&labels, &tally(&threads, |cells| cells.duration_us.counts()));
+        }
+    }
+
+    /// Which label sets have series of their own.
+    pub(crate) fn folds(&self) -> MutexGuard<'_, Folds> {
+        lock(&self.folds)
+    }
+
+    /// Times that a label set was folded into `other`.
+    pub(crate) fn folded(&self) -> u64 {
+        let folds = self.folds();
+        let all = [&folds.lanes, &folds.lane_histograms, &folds.endpoints, &folds.endpoint_histograms];
+        let pools = [&folds.pools, &folds.pool_histograms];
+        all.into_iter().chain(pools).map(Fold::folded).sum::<u64>() + self.unkept.load(Ordering::Relaxed)
     }
 
     /// The thread's cells of a revision, which becomes the newest one.
@@ -373,11 +436,12 @@ impl Registry {
     }
 }
 
+/// What had to go.
 fn make_room<'l, T>(
     map: &mut BTreeMap<Labels, PerThread<T>>,
     wanted: impl Iterator<Item = (&'l str, &'l str)>,
-    series_max: usize,
-) {
+    kept_max: usize,
+) -> Vec<(Labels, PerThread<T>)> {
     // The series that are there are few beside the routes of a large config.
     let mut is_wanted: HashMap<(&str, &str), bool, FixedState> =
         map.keys().map(|(one, other)| ((&**one, &**other), false)).collect();
@@ -388,11 +452,29 @@ fn make_room<'l, T>(
             None => new += 1,
         }
     }
-    if map.len() + new > series_max {
-        let may_go = |(one, other): &&Labels| !one.is_empty() && **one != *OTHER && !is_wanted[&(&**one, &**other)];
-        let gone: Vec<Labels> = map.keys().filter(may_go).cloned().collect();
-        gone.iter().for_each(|labels| drop(map.remove(labels)));
+    if map.len() + new <= kept_max {
+        return Vec::new();
     }
+    let may_go = |(one, other): &&Labels| !one.is_empty() && **one != *OTHER && !is_wanted[&(&**one, &**other)];
+    let gone: Vec<Labels> = map.keys().filter(may_go).cloned().collect();
+    gone.into_iter().filter_map(|labels| map.remove_entry(&labels)).collect()
+}
+
+/// The sums of some counts over threads, in their order.
+pub(crate) fn tally<'a, T: 'a, I: Iterator<Item = &'a Count>>(
+    threads: &'a PerThread<T>,
+    counts: impl Fn(&'a T) -> I,
+) -> Tally {
+    let mut sums = Tally::new();
+    for cells in threads.iter().flatten() {
+        for (place, count) in counts(cells).enumerate() {
+            match sums.get_mut(place) {
+                Some(sum) => *sum += count.value(),
+                None => sums.push(count.value()),
+            }
+        }
+    }
+    sums
 }
 
 /// The sum of a count over threads.
@@ -426,14 +508,14 @@ mod tests {
     }
 
     #[test]
-    fn series_above_the_bound_are_folded_and_counted() {
+    fn label_sets_above_the_bound_share_cells_and_are_counted() {
         let registry = Registry::new(1);
         let name = |number: usize| Arc::from(format!("r{number}"));
         let pool: Arc<str> = Arc::from("p");
-        for number in 0..5 {
-            registry.lane(0, &name(number), &pool, 3).status(200).add(1);
+        for number in 0..KEPT_MAX + 2 {
+            registry.lane(0, &name(number), &pool).status(200).add(1);
         }
-        assert_eq!(registry.folded.load(Ordering::Relaxed), 2);
+        assert_eq!(registry.folded(), 2);
         let lanes = registry.lanes();
         let folded = &lanes[&(Arc::from(OTHER), Arc::from(OTHER))];
         assert_eq!(total(folded, |cells| cells.status(200)), 2);
@@ -443,15 +525,15 @@ mod tests {
     fn series_of_routes_that_are_gone_make_room_for_new_ones() {
         let registry = Registry::new(1);
         for route in ["a", "b", "c"] {
-            registry.lane(0, &Arc::from(route), &Arc::from("p"), 3).status(200).add(1);
+            registry.lane(0, &Arc::from(route), &Arc::from("p")).status(200).add(1);
         }
         let seen = || registry.lanes().keys().map(|(route, _)| route.to_string()).collect::<Vec<_>>();
-        make_room(&mut registry.lanes(), [("a", "p"), ("b", "p")].into_iter(), 3);
+        assert_eq!(make_room(&mut registry.lanes(), [("a", "p"), ("b", "p")].into_iter(), 3).len(), 0);
         assert_eq!(seen(), ["a", "b", "c"], "there is room");
-        make_room(&mut registry.lanes(), [("b", "p"), ("d", "p")].into_iter(), 3);
-        assert_eq!(seen(), ["b"]);
-        registry.lane(0, &Arc::from("d"), &Arc::from("p"), 3).status(200).add(1);
-        assert_eq!((seen(), registry.folded.load(Ordering::Relaxed)), (vec!["b".to_owned(), "d".to_owned()], 0));
+        let gone = make_room(&mut registry.lanes(), [("b", "p"), ("d", "p")].into_iter(), 3);
+        assert_eq!((seen(), gone.len()), (vec!["b".to_owned()], 2));
+        registry.lane(0, &Arc::from("d"), &Arc::from("p")).status(200).add(1);
+        assert_eq!((seen(), registry.folded()), (vec!["b".to_owned(), "d".to_owned()], 0));
     }
 
     #[test]

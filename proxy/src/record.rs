@@ -44,6 +44,8 @@ pub(crate) struct Record {
     pub(crate) retry_reason: Option<usize>,
     /// It would have been sent again, but for the budget.
     pub(crate) retry_budget_exhausted: bool,
+    /// It was sent although no endpoint was healthy.
+    pub(crate) outlier_ignored: bool,
     /// What the breaker let through when the last attempt asked; closed where there is none.
     pub(crate) breaker: State,
     /// Content bytes.
@@ -104,6 +106,7 @@ impl Record {
             attempts: 0,
             retry_reason: None,
             retry_budget_exhausted: false,
+            outlier_ignored: false,
             request_bytes: 0,
             response_bytes: 0,
             upstream_us: None,
@@ -345,7 +348,7 @@ impl Record {
         if let Some(notes) = self.edits.as_ref().and_then(|edits| edits.plugins.as_ref()) {
             write_plugins(out, notes);
         }
-        self.write_applicable(out, notes);
+        self.write_applicable(out, notes, worker);
         out.extend_from_slice(&snapshot.log_members);
         out.extend_from_slice(b",\"reason\":\"");
         out.extend_from_slice(self.reason.map_or("", Category::name).as_bytes());
@@ -364,7 +367,7 @@ impl Record {
     }
 
     /// Members that only some requests have something to say for.
-    fn write_applicable(&self, out: &mut Vec<u8>, notes: Notes) {
+    fn write_applicable(&self, out: &mut Vec<u8>, notes: Notes, worker: &Worker) {
         if let Some(reason) = self.retry_reason {
             out.extend_from_slice(b",\"retry_last_reason\":\"");
             out.extend_from_slice(RETRY_REASONS[reason].as_bytes());
@@ -377,8 +380,12 @@ impl Record {
             out.extend_from_slice(if notes.cohort_key { b"true" } else { b"false" });
         }
         let route = self.route.map(|route| &self.view.snapshot.routes[route]);
-        let flags: [(bool, &[u8]); 5] = [
+        let endpoint = self.endpoint.map(|(pool, endpoint)| &self.view.snapshot.pools[pool].endpoints[endpoint].live);
+        let ejected = endpoint.is_some_and(|live| live.is_ejected(Moment::of_tick(worker.wheel.now()).millis()));
+        let flags: [(bool, &[u8]); 7] = [
             (self.retry_budget_exhausted, b",\"retry_budget_exhausted\":true"),
+            (self.outlier_ignored, b",\"outlier_ignored\":true"),
+            (ejected, b",\"endpoint_ejected\":true"),
             (notes.braked, b",\"autodrain_active\":true"),
             (self.reason == Some(Category::Overloaded), b",\"overload_rejected\":true"),
             (self.reason == Some(Category::CircuitOpen), b",\"breaker_denied\":true"),

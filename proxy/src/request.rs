@@ -5,6 +5,7 @@
 //!
 //! What follows (the answer, the bodies, further attempts) is [`crate::exchange`]; the end is [`crate::record`].
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Context;
@@ -345,8 +346,17 @@ pub(crate) fn pick<'a>(
     let random =
         if matches!(pool.balancer, Balancer::RoundRobin | Balancer::WeightedRoundRobin) { 0 } else { worker.random() };
     let hash = if hash == 0 { mix(random) } else { hash };
-    let pick = Pick { rotation: &target.rotation, now: Moment::of_tick(worker.wheel.now()), random, hash, tried: &[] };
-    match pick.endpoint(pool) {
+    let pick = Pick {
+        rotation: &target.rotation,
+        now: Moment::of_tick(worker.wheel.now()),
+        random,
+        hash,
+        tried: &[],
+        trickled: Cell::default(),
+    };
+    let picked = pick.endpoint(pool);
+    record.outlier_ignored = pick.trickled.get();
+    match picked {
         Ok(endpoint) => Ok(Picked { leave, pool: target.pool, endpoint, hash }),
         Err(NoEndpoint::NoneHealthy | NoEndpoint::AllTried) => Err(Refusal::of(Category::NoHealthyUpstream)),
     }

@@ -55,7 +55,7 @@ impl View {
             lanes: (0..snapshot.targets).map(|_| OnceCell::new()).collect(),
             traffic: (0..snapshot.traffic_plans).map(|_| OnceCell::new()).collect(),
             breakers: (0..snapshot.targets).map(|_| OnceCell::new()).collect(),
-            unrouted: registry.lane(worker.index, &none, &none, usize::MAX),
+            unrouted: registry.lane(worker.index, &none, &none),
             connections: (0..snapshot.endpoints).map(|_| OnceCell::new()).collect(),
             snapshot,
         }
@@ -67,7 +67,7 @@ impl View {
         let compiled = &self.snapshot.routes[route];
         self.lanes[compiled.first_target + target].get_or_init(|| {
             let pool = &self.snapshot.pools[compiled.targets[target].pool].id;
-            worker.shared.registry.lane(worker.index, &compiled.id, pool, self.snapshot.config.metrics.series_max)
+            worker.shared.registry.lane(worker.index, &compiled.id, pool)
         })
     }
 
@@ -88,10 +88,8 @@ impl View {
     /// The thread's connections to an endpoint.
     pub(crate) fn connections(&self, pool: usize, endpoint: usize, worker: &Worker) -> &Rc<Connections> {
         let compiled = &self.snapshot.pools[pool];
-        self.connections[compiled.first_endpoint + endpoint].get_or_init(|| {
-            let series_max = self.snapshot.config.metrics.series_max;
-            worker.connections.of(worker, compiled, &compiled.endpoints[endpoint], series_max)
-        })
+        self.connections[compiled.first_endpoint + endpoint]
+            .get_or_init(|| worker.connections.of(worker, compiled, &compiled.endpoints[endpoint]))
     }
 
     /// What the snapshot says of a listening socket; `None`: it no longer listens there.

@@ -234,7 +234,8 @@ fn uses_only(file: &Path, exports: &BTreeMap<String, Family>) {
 /// Writes docs/reference/metrics.md where it is asked for, and compares.
 fn reference(roles: &[(&str, BTreeMap<String, Family>)]) {
     let mut page = "# Metrics\n\nWritten from what a running fleet exports on `/metrics`. Series exist with zeros before the first request. \
-                    What goes beyond `metrics.max_series` is folded into `other` and counted.\n"
+                    `metrics.max_series` bounds each family: of more routes and endpoints the busiest of the last minutes are shown, the rest is \
+                    `other` and counted; no counter goes backwards when that changes.\n"
         .to_owned();
     for (role, families) in roles {
         page.push_str(&format!("\n## {role}\n\n| Metric | Type | Labels | |\n|---|---|---|---|\n"));

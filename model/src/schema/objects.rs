@@ -409,7 +409,7 @@ pub(super) const OBJECTS: &[Object] = &[
         key("on_data_plane", Boolean, "false", "On the data-plane listeners too"),
         key("path_names", Boolean, "false", "Also names made of exact paths, such as `index_request_count` for `/index`"),
         key("path", Text, "\"/metrics\"", "The path on either listener"),
-        key("max_series", Integer(1, U32), "2000", "Label sets per family; further ones are folded and counted"),
+        key("max_series", Integer(1, U32), "2000", "Series per family; of more routes and endpoints the busiest are shown, the rest is `other`"),
         key("require_token", Boolean, "false", "Scrapes must carry a bearer token"),
         key("token_env", Text, "", "Environment variable that holds it"),
     ]),

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -247,7 +248,9 @@ fn reader(shared: &Shared) -> Reader {
 }
 
 async fn ask(shared: &Shared, order: impl FnOnce(desk::Answer) -> Order) -> Result<Applied, Response> {
+    let conflict = || shared.registry.conflicts.fetch_add(1, Ordering::Relaxed);
     let Some(desk) = shared.desk() else {
+        conflict();
         let error = "the program that this proxy is part of decides what it serves";
         return Err(refusal(StatusCode::CONFLICT, "managed_by_program", error));
     };
@@ -257,7 +260,12 @@ async fn ask(shared: &Shared, order: impl FnOnce(desk::Answer) -> Order) -> Resu
         let error = "not done in time: it may still be; /api/v2/config/current says what is served";
         refusal(StatusCode::SERVICE_UNAVAILABLE, "overloaded", error)
     })?;
-    asked.ok_or_else(stopping)?.map_err(refused)
+    asked.ok_or_else(stopping)?.map_err(|cause| {
+        if matches!(cause, Refused::Moved { .. } | Refused::Managed) {
+            conflict();
+        }
+        refused(cause)
+    })
 }
 
 fn refused(refused: Refused) -> Response {

@@ -4,6 +4,7 @@
 //! loses is cut off, and counts as nobody's failure. Hedges are paid for out of the route's retry budget, so that they
 //! cannot make an overload worse.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::{Pin, pin};
@@ -149,6 +150,7 @@ impl Exchange {
             random: worker.random(),
             hash: self.hash,
             tried: &racing,
+            trickled: Cell::default(),
         };
         let endpoint = pick.endpoint(pool).ok()?;
         let state = self.record.breaker;

@@ -4,6 +4,7 @@
 //! connection that went stale while it idled is no attempt at all; a connection that could not be made moves on once to
 //! each other endpoint; everything else is up to the route's policy and its budget.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::{Pin, pin};
@@ -228,6 +229,7 @@ impl Exchange {
             random: worker.random(),
             hash: self.hash,
             tried: &self.tried,
+            trickled: Cell::default(),
         };
         let Ok(endpoint) = pick.endpoint(pool) else { return false };
         self.endpoint = endpoint;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::{Page, label};
+use super::{Page, label, rows};
 use crate::breaker::State;
 use crate::metrics::DURATION_EDGES_US;
 use crate::plugin::CallResult;
@@ -12,7 +12,7 @@ use crate::snapshot::Snapshot;
 /// What plugins did, up to the bound on series. Nothing where there are none.
 pub(super) fn plugins(page: &mut Page, shared: &Shared, snapshot: &Snapshot) {
     let mut plugins = shared.live.plugins.held();
-    plugins.truncate(snapshot.config.metrics.series_max);
+    plugins.truncate(rows(snapshot, DURATION_EDGES_US.len() + 3));
     if plugins.is_empty() {
         return;
     }

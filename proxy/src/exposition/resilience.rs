@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Page, label};
+use super::{Page, label, rows};
 use crate::breaker::State;
 use crate::clock::Moment;
 use crate::hedge::HedgeOutcome;
@@ -23,7 +23,7 @@ pub(super) fn breakers(page: &mut Page, snapshot: &Snapshot) {
             let pool = label(&snapshot.pools[target.pool].id);
             Some((format!("route=\"{}\",pool=\"{pool}\"", label(&route.id)), look))
         })
-        .take(snapshot.config.metrics.series_max)
+        .take(rows(snapshot, State::ALL.len()))
         .collect();
     page.family("proxy_breaker_state", "gauge", "1 for the state that a breaker is in.");
     for (labels, look) in &breakers {
@@ -52,7 +52,7 @@ pub(super) fn ejections(page: &mut Page, snapshot: &Snapshot) {
     let pools: Vec<_> = snapshot
         .pools
         .iter()
-        .take(snapshot.config.metrics.series_max)
+        .take(rows(snapshot, Reason::ALL.len()))
         .filter(|pool| seen.insert(&pool.id))
         .map(|pool| (label(&pool.id), pool))
         .collect();
@@ -75,7 +75,7 @@ pub(super) fn ejections(page: &mut Page, snapshot: &Snapshot) {
 /// What came of hedges.
 pub(super) fn hedges(page: &mut Page, snapshot: &Snapshot) {
     let hedging = snapshot.routes.iter().filter_map(|route| Some((label(&route.id), route.hedge.as_ref()?)));
-    let hedging: Vec<_> = hedging.take(snapshot.config.metrics.series_max).collect();
+    let hedging: Vec<_> = hedging.take(rows(snapshot, HedgeOutcome::ALL.len())).collect();
     if hedging.is_empty() {
         return;
     }
@@ -111,7 +111,7 @@ pub(super) fn traffic(page: &mut Page, snapshot: &Snapshot) {
         .routes
         .iter()
         .filter_map(|route| Some((label(&route.id), route.traffic.as_ref()?)))
-        .take(snapshot.config.metrics.series_max)
+        .take(rows(snapshot, 3))
         .collect();
     let variants = [Variant::Stable, Variant::Canary, Variant::Cohort];
     page.family("proxy_variant_requests_total", "counter", "Requests by the side that they were sent to.");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Page, by_route, label};
+use super::{Page, by_route, label, rows};
 use crate::metrics::{Labels, LaneCells, PerThread, RETRY_REASONS, RetryOutcome, retry_reason, total};
 use crate::snapshot::Snapshot;
 
@@ -12,10 +12,9 @@ const OUTCOMES: [(&str, RetryOutcome); 3] =
 /// What came of retries and what their budgets have left, for the routes that have a policy for it. Zeros for the reasons
 /// that the policy names.
 pub(super) fn retries(page: &mut Page, snapshot: &Snapshot, counted: &BTreeMap<Labels, PerThread<LaneCells>>) {
-    let series_max = snapshot.config.metrics.series_max;
     let retrying: Vec<_> = (snapshot.routes.iter())
         .filter_map(|route| Some((route, label(&route.id), route.retries.as_ref()?)))
-        .take(series_max)
+        .take(rows(snapshot, RETRY_REASONS.len()))
         .collect();
     let lanes = by_route(counted);
     let sum = |id: &str, reason: usize, outcome: RetryOutcome| -> u64 {

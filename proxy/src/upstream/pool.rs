@@ -130,16 +130,10 @@ pub(crate) struct AllConnections(RefCell<HashMap<u64, Rc<Connections>>>);
 
 impl AllConnections {
     /// Those to one endpoint.
-    pub(crate) fn of(
-        &self,
-        worker: &Worker,
-        pool: &CompiledPool,
-        endpoint: &CompiledEndpoint,
-        series_max: usize,
-    ) -> Rc<Connections> {
+    pub(crate) fn of(&self, worker: &Worker, pool: &CompiledPool, endpoint: &CompiledEndpoint) -> Rc<Connections> {
         let mut all = self.0.borrow_mut();
         let connections = all.entry(endpoint.live.serial).or_insert_with(|| {
-            let cells = worker.shared.registry.endpoint(worker.index, &pool.id, &endpoint.address, series_max);
+            let cells = worker.shared.registry.endpoint(worker.index, &pool.id, &endpoint.address);
             Rc::new(Connections {
                 live: Arc::downgrade(&endpoint.live),
                 cells,

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use sealane_model::config::Shutdown;
+use sealane_model::parse::Reader;
+use sealane_proxy::desk::{Order, Refused};
 use sealane_proxy::proxy::{Notice, Proxy, StartError};
 use sealane_proxy::settings::{AdminSettings, Settings};
 
@@ -378,6 +380,7 @@ async fn a_config_is_checked_and_nothing_changes() {
     // Here a test owns the config.
     let refused = post(&proxy.proxy, "/api/v2/config/apply", "", &to(&[origin.address])).await;
     assert_eq!((refused.status, refused.category().as_str()), (409, "managed_by_program"));
+    assert_eq!(proxy.metric("proxy_config_conflict_total"), Some(1.0));
 }
 
 #[tokio::test]
@@ -423,4 +426,58 @@ async fn requests_are_shown_as_they_end_without_what_the_log_redacts() {
     for bad in ["status=9xx", "rout=a"] {
         assert_eq!(ask(&proxy.proxy, &format!("/api/v2/tail?{bad}"), "").await.status, 400, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn families_are_bounded_and_the_busiest_routes_have_series_of_their_own() {
+    let origin = Origin::fixed("hello").await;
+    let mut yaml = "metrics: { max_series: 60 }\nroutes:\n".to_owned();
+    for number in 0..200 {
+        yaml += &format!("  - {{ id: r{number}, path: /{number}, to: 'http://{}' }}\n", origin.address);
+    }
+    let proxy = TestProxy::start(&yaml).await;
+    let mut client = proxy.client().await;
+    // What came first is not what is busy.
+    for number in (0..150).chain([190, 191, 192].repeat(10)) {
+        client.get(&format!("/{number}")).await;
+    }
+    let all = |text: &str| -> f64 {
+        let values = text.lines().filter_map(|line| line.strip_prefix("proxy_requests_total{")?.rsplit_once(' '));
+        values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
+    };
+    until("all to be counted", async || (all(&proxy.proxy.metrics()) == 180.0).then_some(())).await;
+    let text = proxy.proxy.metrics();
+    let own = |route: &str| {
+        metric(&text, &format!("proxy_requests_total{{route=\"{route}\",pool=\"route/{route}\",status=\"200\"}}"))
+    };
+    for route in ["r190", "r191", "r192"] {
+        assert!(own(route).is_some_and(|requests| requests >= 9.0), "{route}");
+    }
+    assert!(metric(&text, "proxy_requests_total{route=\"other\",pool=\"other\",status=\"200\"}").is_some());
+    for family in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()) {
+        let of_family = |line: &&str| {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            name.strip_prefix(family).is_some_and(|rest| ["", "_bucket", "_sum", "_count"].contains(&rest))
+        };
+        let series = text.lines().filter(of_family).count();
+        assert!(series <= 60 + 41, "{family} has {series} series; `other` may take some beside the bound");
+    }
+}
+
+#[tokio::test]
+async fn who_applies_too_much_at_once_is_told_to_wait() {
+    let origin = Origin::fixed("").await;
+    let yaml = to(&[origin.address]);
+    let proxy = TestProxy::with(with_admin(|_| {}), &yaml).await;
+    let mut orders = proxy.proxy.take_orders(Reader::Local);
+    let owner = tokio::spawn(async move {
+        while let Some(Order::Apply(apply)) = orders.recv().await {
+            let _ = apply.answer.send(Err(Refused::Pressure { retired: 10 }));
+        }
+    });
+    let refused = post(&proxy.proxy, "/api/v2/config/apply", "", &yaml).await;
+    assert_eq!((refused.status, refused.category().as_str()), (429, "config_pressure"));
+    assert_eq!(refused.header("retry-after"), Some("5"));
+    assert_eq!(proxy.metric("proxy_config_conflict_total"), Some(0.0), "nobody else decides");
+    owner.abort();
 }

@@ -118,6 +118,35 @@ async fn a_line_says_why_a_request_was_refused_or_sent_again() {
     assert!(line.get("overload_rejected").is_none() && line.get("breaker_denied").is_none(), "{line}");
 }
 
+#[tokio::test]
+async fn a_line_says_that_an_endpoint_was_ejected_and_who_was_sent_there_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("access.log");
+    let origin = Origin::start(|_| b"HTTP/1.1 503 Down\r\nContent-Length: 0\r\n\r\n".to_vec()).await;
+    let proxy = TestProxy::start(&format!(
+        "logging: {{ access: file, file: '{}' }}\nroutes: [{{ id: a, pool: p }}]\npools:\n  - id: p\n    \
+         endpoints: ['{}']\n    health: {{ passive: {{ consecutive_failures: 2, ejection_duration: 60s }} }}\n",
+        path.display(),
+        origin.address
+    ))
+    .await;
+    let mut client = proxy.client().await;
+    for _ in 0..4 {
+        client.get("/").await;
+    }
+    let lines: Vec<serde_json::Value> =
+        lines(&path, 4).await.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            (line["reason"].as_str().unwrap(), line["endpoint_ejected"] == true, line["outlier_ignored"] == true)
+        })
+        .collect();
+    let trickle = ("", true, true);
+    let refused = ("no_healthy_upstream", false, false);
+    assert_eq!(seen, [("", false, false), ("", true, false), trickle, refused]);
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_full_disk_costs_lines_which_are_counted_and_no_request() {
