@@ -51,7 +51,7 @@ enum Name {
 }
 
 impl Name {
-    fn of(name: &[u8]) -> Self {
+    const fn of(name: &[u8]) -> Self {
         match name {
             b":path" => Self::Path,
             [b':', ..] => Self::Pseudo,
@@ -132,15 +132,9 @@ impl Table {
 
     fn at(&self, index: usize) -> Result<Entry, Garbled> {
         let index = index.checked_sub(1).ok_or(Garbled)?;
-        match STATIC_NAMES.get(index) {
-            Some(name) => Ok(Entry {
-                name: Name::of(name.as_bytes()),
-                name_length: name.len(),
-                // Only fields that enter the table are counted.
-                value_length: 0,
-                odd_path: false,
-            }),
-            None => self.entries.get(index - STATIC_NAMES.len()).copied().ok_or(Garbled),
+        match STATIC.get(index) {
+            Some(entry) => Ok(*entry),
+            None => self.entries.get(index - STATIC.len()).copied().ok_or(Garbled),
         }
     }
 
@@ -210,6 +204,19 @@ fn text<'a, 'b: 'a>(bytes: &mut &'b [u8], decoded: &'a mut Vec<u8>) -> Result<Op
     huffman::decode(raw, decoded).map_err(|_| Garbled)?;
     Ok(Some(decoded))
 }
+
+/// The fields that every table begins with. Only fields that enter the table are counted, so values have no length here.
+static STATIC: [Entry; STATIC_NAMES.len()] = {
+    let mut entries =
+        [Entry { name: Name::Ordinary, name_length: 0, value_length: 0, odd_path: false }; STATIC_NAMES.len()];
+    let mut index = 0;
+    while index < STATIC_NAMES.len() {
+        let name = STATIC_NAMES[index].as_bytes();
+        (entries[index].name, entries[index].name_length) = (Name::of(name), name.len());
+        index += 1;
+    }
+    entries
+};
 
 /// RFC 7541 appendix A
 #[rustfmt::skip]

@@ -11,6 +11,8 @@ pub(super) struct NotHuffman;
 pub(super) fn decode(bytes: &[u8], text: &mut Vec<u8>) -> Result<(), NotHuffman> {
     // The lowest `held` bits of `window` are what was not decoded yet.
     let (mut window, mut held) = (0_u64, 0);
+    // No code is shorter than five bits.
+    text.reserve(bytes.len() * 8 / 5);
     let mut bytes = bytes.iter();
     loop {
         while held <= 56
