@@ -115,6 +115,9 @@ impl AuthorityLink {
             asked_unix_ms: AtomicI64::new(0),
             current: Mutex::new((Endpoint::from_static("http://[::1]:1").connect_lazy(), Bearer(None))),
         };
+        if tls {
+            shared.keyring.revoked().keep_in(&settings.data.join("identity/revoked"))?;
+        }
         let identity = Identity::load(&shared.identity_file)?;
         shared.put_on_keyring(identity.as_ref())?;
         let bearer = shared.bearer(identity.is_some())?;
@@ -150,6 +153,10 @@ impl AuthorityLink {
             return format!("cannot reach the authority at {url}: {said} ({hint})");
         }
         match status.code() {
+            // It says itself what to do: the certificate goes first.
+            tonic::Code::Unauthenticated if said.contains("was revoked") => {
+                format!("the authority at {url} does not let this agent in: {said}")
+            }
             tonic::Code::Unauthenticated => {
                 let file = token_file.as_ref().map_or("--token-file".to_owned(), |file| file.display().to_string());
                 format!(

@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sealane_node::keyring::{Keyring, Stranger};
 use sealane_node::listen::Peer;
 use sealane_node::member::Role;
+use sealane_node::revoked::List;
+use tokio::sync::watch;
 use tonic::Status;
 
 use crate::clock;
@@ -14,19 +17,20 @@ use crate::clock;
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     region: Arc<str>,
+    keyring: Keyring,
     /// Codes are static: a bounded set.
     refused: Arc<Mutex<BTreeMap<&'static str, u64>>>,
 }
 
 impl Door {
-    pub(crate) fn new(region: &str) -> Self {
-        Self { region: Arc::from(region), refused: Arc::default() }
+    pub(crate) fn new(region: &str, keyring: &Keyring) -> Self {
+        Self { region: Arc::from(region), keyring: keyring.clone(), refused: Arc::default() }
     }
 
     /// Lets a peer speak as the proxy `id`.
     pub(crate) fn admit(&self, peer: Option<&Peer>, id: &str) -> Result<(), Status> {
         let refused = match peer {
-            Some(peer) => peer.speaks_for(Role::Proxy, &self.region, id, clock::unix_ms()),
+            Some(peer) => peer.speaks_for(Role::Proxy, &self.region, id, self.keyring.revoked(), clock::unix_ms()),
             None => Err(("no_certificate", "nothing says who is at the other end".to_owned())),
         };
         refused.map_err(|(code, words)| {
@@ -43,9 +47,19 @@ impl Door {
     /// Lets a peer read what every proxy of this agent may read.
     pub(crate) fn admit_any(&self, peer: Option<&Peer>) -> Result<(), Status> {
         match peer {
-            Some(Peer::Member(member, _)) => self.admit(peer, &member.id),
+            Some(Peer::Member(shown)) => self.admit(peer, &shown.member.id),
             Some(_) | None => self.admit(peer, "?"),
         }
+    }
+
+    /// Why the certificate that a connection was opened with is good no more.
+    pub(crate) fn is_over(&self, peer: &Peer) -> Option<Stranger> {
+        peer.is_over(self.keyring.revoked(), clock::unix_ms())
+    }
+
+    /// Follows the list of certificates that were taken back.
+    pub(crate) fn follow_revoked(&self) -> watch::Receiver<Arc<List>> {
+        self.keyring.revoked().follow()
     }
 
     /// Counts one that was turned away.

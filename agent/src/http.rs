@@ -111,7 +111,13 @@ async fn members_only(
     next: Next,
 ) -> Response {
     match peer {
-        Peer::Member(..) => next.run(request).await,
+        Peer::Member(..) => match door.is_over(&peer) {
+            None => next.run(request).await,
+            Some(why) => {
+                door.turn_away(why.code(), "metrics");
+                (StatusCode::UNAUTHORIZED, format!("{why}\n")).into_response()
+            }
+        },
         Peer::Stranger(why) => {
             door.turn_away(why.code(), "metrics");
             (StatusCode::UNAUTHORIZED, format!("{why}\n")).into_response()

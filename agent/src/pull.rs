@@ -19,7 +19,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use prost::Message;
 use sealane_model::ids::{Digest, ProxyId};
-use sealane_proto::v1;
+use sealane_node::listen::Peer;
+use sealane_proto::{convert, v1};
 use serde::Deserialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ pub(crate) struct Pull {
 struct Session {
     instance: String,
     attached: Attached,
+    peer: Peer,
     used: Instant,
 }
 
@@ -110,20 +112,24 @@ impl Pull {
             }
             let mut over = Vec::new();
             self.lock().retain(|proxy, session| {
-                let stays = session.used.elapsed() < LEASE && session.attached.commands.has_changed().is_ok();
-                if !stays {
-                    over.push((proxy.clone(), session.attached.session));
-                }
+                let (id, number) = (proxy.clone(), session.attached.session);
+                let lives = session.used.elapsed() < LEASE && session.attached.commands.has_changed().is_ok();
+                let ends = match self.control.door.is_over(&session.peer) {
+                    Some(_) => Some(Ask::SendAway(id, number)),
+                    None => (!lives).then_some(Ask::Detach(id, number)),
+                };
+                let stays = ends.is_none();
+                over.extend(ends);
                 stays
             });
-            for (proxy, session) in over {
-                let _ = self.control.asks.send(Ask::Detach(proxy, session)).await; // no driver: the agent is stopping
+            for ask in over {
+                let _ = self.control.asks.send(ask).await; // no driver: the agent is stopping
             }
         }
     }
 
     /// The session of the process that polls; a new one where there is none.
-    async fn session(&self, hello: &Hello) -> Result<(), Status> {
+    async fn session(&self, hello: &Hello, peer: &Peer) -> Result<(), Status> {
         let proxy = ProxyId(hello.proxy.clone());
         {
             let mut sessions = self.lock();
@@ -131,6 +137,7 @@ impl Pull {
             let same = held.filter(|one| one.instance == hello.instance && one.attached.commands.has_changed().is_ok());
             if let Some(session) = same {
                 session.used = Instant::now();
+                session.peer = peer.clone();
                 return Ok(());
             }
         }
@@ -144,7 +151,8 @@ impl Pull {
             newest: None,
         };
         let attached = self.control.ask(|reply| Ask::Attach(request, reply)).await?.map_err(attach_status)?;
-        let session = Session { instance: hello.instance.clone(), attached, used: Instant::now() };
+        let (instance, peer) = (hello.instance.clone(), peer.clone());
+        let session = Session { instance, attached, peer, used: Instant::now() };
         self.lock().insert(proxy, session);
         Ok(())
     }
@@ -158,7 +166,10 @@ impl Pull {
             roots: newer.map(|root| root.envelope().into()).collect(),
             release: Some(sandbox.release().envelope().into()),
         });
-        let bundle = v1::PullBundle { desired: desired.map(|desired| v1::ProxyDesired::clone(&desired)), sandbox };
+        let revoked = self.control.door.follow_revoked().borrow().clone();
+        let revoked = (!revoked.is_empty()).then(|| convert::revoked_list(&revoked));
+        let desired = desired.map(|desired| v1::ProxyDesired::clone(&desired));
+        let bundle = v1::PullBundle { desired, sandbox, revoked };
         let bytes = bundle.encode_to_vec();
         let tag = format!("\"{}\"", Digest::of(&bytes));
         (!bytes.is_empty()).then_some((bytes, tag))
@@ -176,7 +187,7 @@ async fn bundle(
     headers: HeaderMap,
 ) -> Result<Response, Refused> {
     pull.control.door.admit(Some(&peer), &hello.proxy)?;
-    pull.session(&hello).await?;
+    pull.session(&hello, &peer).await?;
     let Some((bytes, tag)) = pull.current(&hello.proxy, hello.root_version) else {
         return Ok(StatusCode::NO_CONTENT.into_response());
     };

@@ -183,7 +183,7 @@ pub async fn start(settings: Settings) -> Result<Agent, StartError> {
         taken,
         sent: reports_in,
     };
-    let door = Door::new(&settings.region);
+    let door = Door::new(&settings.region, link.keyring());
     let view = View {
         ledger: ledger.clone(),
         refusals,

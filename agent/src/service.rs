@@ -10,10 +10,11 @@ use sealane_model::envelope::Envelope;
 use sealane_model::ids::Digest;
 use sealane_node::blobs::Blobs;
 use sealane_node::disk;
+use sealane_node::keyring::Stranger;
 use sealane_node::listen::Peer;
-use sealane_proto::v1;
 use sealane_proto::v1::attach_response::Event;
 use sealane_proto::v1::proxy_control_service_server::{ProxyControlService, ProxyControlServiceServer};
+use sealane_proto::{convert, v1};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -95,7 +96,8 @@ impl ProxyControlService for ProxyControl {
     type AttachStream = AttachStream;
 
     async fn attach(&self, request: Request<v1::AttachRequest>) -> Result<Response<AttachStream>, Status> {
-        self.door.admit(request.extensions().get::<Peer>(), &request.get_ref().proxy_id)?;
+        let peer = request.extensions().get::<Peer>().cloned();
+        self.door.admit(peer.as_ref(), &request.get_ref().proxy_id)?;
         let request = request.into_inner();
         let (root_version, instance) = (request.root_version, request.instance.clone());
         if let Some(newest) = &request.newest {
@@ -105,16 +107,24 @@ impl ProxyControlService for ProxyControl {
         // One message under way: a slow proxy gets the newest state when it is ready for it, never a backlog.
         let (events, stream) = mpsc::channel(1);
         let (asks, ledger, cancel) = (self.asks.clone(), self.ledger.clone(), self.cancel.clone());
-        let questions = self.questions.clone();
+        let (questions, door) = (self.questions.clone(), self.door.clone());
+        let guest = Guest { door: self.door.clone(), peer: peer.unwrap_or(Peer::Local) };
         let asked = questions.connect(&attached.proxy, attached.session, &instance);
         self.tasks.spawn(async move {
             let (proxy, session) = (attached.proxy.clone(), attached.session);
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = follow(attached, ledger, root_version, asked, events) => {}
-            }
+            let ended = tokio::select! {
+                () = cancel.cancelled() => Ended::Gone,
+                ended = follow(attached, ledger, root_version, asked, guest, events) => ended,
+            };
             questions.disconnect(&proxy, session);
-            let _ = asks.send(Ask::Detach(proxy, session)).await; // no driver: the agent is stopping
+            let ask = match ended {
+                Ended::Gone => Ask::Detach(proxy, session),
+                Ended::SentAway(why) => {
+                    door.turn_away(why.code(), &format!("proxy `{proxy}`: {why}"));
+                    Ask::SendAway(proxy, session)
+                }
+            };
+            let _ = asks.send(ask).await; // no driver: the agent is stopping
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
@@ -153,33 +163,59 @@ impl ProxyControlService for ProxyControl {
     }
 }
 
+/// Who is at the other end of a stream.
+struct Guest {
+    door: Door,
+    peer: Peer,
+}
+
+/// How a stream ended.
+enum Ended {
+    Gone,
+    /// Its certificate is good no more.
+    SentAway(Stranger),
+}
+
 /// Passes the newest command on whenever there is one, and a beacon in between, until either side ends.
 async fn follow(
     mut attached: Attached,
     ledger: Ledger,
     root_version: u32,
     mut asked: mpsc::Receiver<v1::Question>,
+    guest: Guest,
     events: mpsc::Sender<Result<v1::AttachResponse, Status>>,
-) {
+) -> Ended {
     let mut states = ledger.watch();
     states.mark_changed();
     let mut told_sandbox = None;
+    let mut revoked = guest.door.follow_revoked();
+    revoked.mark_changed();
     let mut beacon = tokio::time::interval(BEACON);
     beacon.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let event = tokio::select! {
             biased;
-            () = events.closed() => return,
+            () = events.closed() => return Ended::Gone,
+            Ok(()) = revoked.changed() => {
+                let list = Arc::clone(&revoked.borrow_and_update());
+                if let Some(why) = guest.door.is_over(&guest.peer) {
+                    return guest.send_away(why, &events).await;
+                }
+                if list.is_empty() || matches!(guest.peer, Peer::Local) {
+                    continue;
+                }
+                Event::Revoked(convert::revoked_list(&list))
+            }
             changed = attached.commands.changed() => {
                 if changed.is_err() {
-                    return; // the same proxy opened another stream
+                    return Ended::Gone; // the same proxy opened another stream
                 }
                 let Some(desired) = attached.commands.borrow_and_update().clone() else { continue };
                 Event::Desired(v1::ProxyDesired::clone(&desired))
             }
             changed = states.changed() => {
                 if changed.is_err() {
-                    return; // the agent is stopping
+                    return Ended::Gone; // the agent is stopping
                 }
                 let state = Arc::clone(&states.borrow_and_update());
                 let Some(sandbox) = &state.sandbox else { continue };
@@ -194,16 +230,28 @@ async fn follow(
             }
             Some(question) = asked.recv() => Event::Question(question),
             _ = beacon.tick() => {
+                if let Some(why) = guest.door.is_over(&guest.peer) {
+                    return guest.send_away(why, &events).await;
+                }
                 let timestamp = ledger.state().timestamp.as_ref().map(|timestamp| timestamp.envelope().into());
                 Event::Beacon(v1::AttachBeacon { timestamp })
             }
         };
         let sent = events.send(Ok(v1::AttachResponse { event: Some(event) }));
         tokio::select! {
-            sent = sent => if sent.is_err() { return },
+            sent = sent => if sent.is_err() { return Ended::Gone },
             // It reads nothing and answers nothing: as good as gone.
-            () = tokio::time::sleep(SEND_TIMEOUT) => return,
+            () = tokio::time::sleep(SEND_TIMEOUT) => return Ended::Gone,
         }
+    }
+}
+
+impl Guest {
+    /// Ends its stream with the reason.
+    async fn send_away(&self, why: Stranger, events: &mpsc::Sender<Result<v1::AttachResponse, Status>>) -> Ended {
+        let last = events.send(Err(Status::unauthenticated(why.to_string())));
+        let _ = tokio::time::timeout(BEACON, last).await; // one that reads nothing hears nothing
+        Ended::SentAway(why)
     }
 }
 

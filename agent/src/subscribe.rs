@@ -10,7 +10,7 @@ use sealane_model::envelope::Envelope;
 use sealane_model::release::{CAPABILITIES, Floor, Partition};
 use sealane_node::backoff::Backoff;
 use sealane_node::disk;
-use sealane_proto::v1;
+use sealane_proto::{convert, v1};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -93,6 +93,7 @@ impl Subscription {
             self.contact.send_modify(|contact| contact.connected = true);
             match event {
                 Some(v1::subscribe_response::Event::Desired(desired)) => {
+                    self.take_revoked(&desired.revoked);
                     if let Some(timestamp) = &desired.timestamp {
                         self.hear(timestamp, &desired.roots);
                     }
@@ -120,6 +121,18 @@ impl Subscription {
         let trust = chain.last().unwrap_or_else(|| state.trust());
         if trust.verify_timestamp(&Envelope::from(timestamp), state.seen_timestamp()).is_ok() {
             self.contact.send_modify(|contact| contact.heard = Some(Instant::now()));
+        }
+    }
+
+    /// The connection says who lists them, so they hold whatever becomes of the rest of the state.
+    fn take_revoked(&self, listed: &[v1::RevokedCertificate]) {
+        if !self.link.is_tls() {
+            return; // nobody here shows a certificate
+        }
+        match self.link.keyring().revoked().add(convert::revoked(listed), clock::unix_ms()) {
+            Ok(false) => {}
+            Ok(true) => tracing::warn!("certificates of the fleet were revoked: who shows them is turned away"),
+            Err(error) => self.refusals.alarm(disk::chain(&error)),
         }
     }
 

@@ -3,7 +3,7 @@
 //! Tokens are 256 random bits and are looked up by their SHA-256, so a lookup's time says nothing about a secret. Both
 //! tables are small and in memory; a call never waits for the database to be let in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{PoisonError, RwLock};
 
 use sealane_model::ids::Digest;
@@ -96,6 +96,8 @@ pub(crate) struct Caller {
 pub(crate) struct AgentIdentity {
     pub(crate) id: String,
     pub(crate) region: String,
+    /// SHA-256 of the certificate's DER.
+    fingerprint: Digest,
     not_after_ms: u64,
 }
 
@@ -104,6 +106,8 @@ pub(crate) struct AgentIdentity {
 pub(crate) struct Auth {
     tokens: RwLock<HashMap<Digest, Token>>,
     certificates: RwLock<HashMap<Digest, AgentIdentity>>,
+    /// Taken back before their end.
+    revoked: RwLock<BTreeMap<Digest, i64>>,
     /// No tokens asked for.
     dev: bool,
     /// The listeners speak TLS: agents need their certificate.
@@ -128,7 +132,9 @@ pub(crate) struct Credentials<'a> {
 
 impl Auth {
     pub(crate) fn new(tokens: &[TokenRow], certificates: &[AgentCertificate], dev: bool, tls: bool) -> Self {
-        let auth = Self { tokens: RwLock::default(), certificates: RwLock::default(), dev, tls };
+        let (tokens_table, certificates_table) = (RwLock::default(), RwLock::default());
+        let auth =
+            Self { tokens: tokens_table, certificates: certificates_table, revoked: RwLock::default(), dev, tls };
         auth.set_tokens(tokens);
         for certificate in certificates {
             auth.add_certificate(certificate);
@@ -156,11 +162,33 @@ impl Auth {
         let identity = AgentIdentity {
             id: certificate.agent.clone(),
             region: certificate.region.clone(),
+            fingerprint: certificate.fingerprint,
             not_after_ms: certificate.not_after_ms,
         };
         let mut certificates = self.certificates.write().unwrap_or_else(PoisonError::into_inner);
         certificates.retain(|_, one| one.not_after_ms >= certificate.enrolled_at_ms);
         certificates.insert(certificate.fingerprint, identity);
+    }
+
+    /// Replaces the list of certificates that were taken back.
+    pub(crate) fn set_revoked(&self, list: BTreeMap<Digest, i64>) {
+        self.certificates.write().unwrap_or_else(PoisonError::into_inner).retain(|one, _| !list.contains_key(one));
+        *self.revoked.write().unwrap_or_else(PoisonError::into_inner) = list;
+    }
+
+    /// The certificates that were taken back, and when each ends (Unix time in milliseconds).
+    pub(crate) fn revoked(&self) -> BTreeMap<Digest, i64> {
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether that certificate was taken back.
+    pub(crate) fn is_revoked(&self, fingerprint: &Digest) -> bool {
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner).contains_key(fingerprint)
+    }
+
+    /// Whether a certificate that opened a stream is still good.
+    pub(crate) fn still_holds(&self, identity: &AgentIdentity, now_ms: u64) -> bool {
+        now_ms < identity.not_after_ms && !self.is_revoked(&identity.fingerprint)
     }
 
     /// Settles who calls `path` (`/package.Service/Method`), or says why not.
@@ -179,6 +207,7 @@ impl Auth {
             return Ok(Some(caller));
         }
         let agent = credentials.certificate.and_then(|fingerprint| self.agent(&fingerprint, now_ms));
+        let was_revoked = credentials.certificate.is_some_and(|fingerprint| self.is_revoked(&fingerprint));
         match access {
             Access::Public => Ok(None),
             Access::AgentEnrol => match agent {
@@ -187,6 +216,10 @@ impl Auth {
             },
             Access::Agent if self.tls => match agent {
                 Some(agent) => Ok(Some(of_certificate(agent))),
+                None if was_revoked => Err(Status::unauthenticated(
+                    "this agent's certificate was revoked: to let it in again, stop it, remove `identity` in its data \
+                     directory, and start it with a token (`sealane token create --role agent`)",
+                )),
                 None => Err(Status::unauthenticated("this call needs the client certificate that Enrol issued")),
             },
             Access::Agent => self.of_token(credentials, now_ms, Role::Agent).map(Some),

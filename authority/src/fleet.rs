@@ -53,6 +53,8 @@ pub(crate) struct Live {
     claims: BTreeMap<ProxyId, (AgentId, AgentId, u64)>,
     /// Kept out of every stage but the last.
     cordoned: BTreeSet<ProxyId>,
+    /// Proxies whose certificates were taken back and that did not enrol anew: they leave once their agent lets go of them.
+    sent_away: BTreeSet<ProxyId>,
     /// When nothing widens.
     freezes: Vec<Freeze>,
 }
@@ -222,7 +224,8 @@ impl Live {
         // One that said goodbye and is gone has left; one that is just missing may come back, and is silent until then.
         let owned = self.owned.entry(id.clone()).or_default();
         owned.retain(|known| {
-            let stays = reported.contains(known.0.as_str()) || self.proxies.get(known).is_some_and(|one| !one.draining);
+            let may_come_back = |one: &Proxy| !one.draining && !self.sent_away.contains(known);
+            let stays = reported.contains(known.0.as_str()) || self.proxies.get(known).is_some_and(may_come_back);
             if !stays {
                 self.proxies.remove(known);
             }
@@ -289,12 +292,23 @@ impl Live {
         let recent = |at_ms: u64| now_ms.saturating_sub(at_ms) < FORGET_MS;
         self.proxies.retain(|_, proxy| recent(proxy.heard_ms));
         self.agents.retain(|_, agent| agent.connected || recent(agent.heard_ms));
+        self.sent_away.retain(|id| self.proxies.contains_key(id));
         self.owned.retain(|_, owned| {
             owned.retain(|id| self.proxies.contains_key(id));
             !owned.is_empty()
         });
         self.claims.retain(|_, (_, _, at_ms)| now_ms.saturating_sub(*at_ms) < CLAIM_SHOWN_MS);
         before - self.agents.len() - self.proxies.len()
+    }
+
+    /// A proxy is not waited for once its agent has let go of it.
+    pub(crate) fn send_away(&mut self, id: &str) {
+        self.sent_away.insert(ProxyId(id.to_owned()));
+    }
+
+    /// It enrolled anew.
+    pub(crate) fn welcome(&mut self, id: &str) {
+        self.sent_away.remove(&ProxyId(id.to_owned()));
     }
 
     /// Replaces the cordoned proxies.

@@ -22,6 +22,7 @@ mod content;
 mod policy;
 mod publish;
 mod revision;
+mod revoke;
 mod signer;
 mod store;
 mod trust;

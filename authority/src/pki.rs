@@ -18,7 +18,7 @@ const CA_DAYS: i64 = 3650;
 const SERVER_DAYS: i64 = 397;
 /// Days that an agent's certificate is valid; it renews itself before.
 const AGENT_DAYS: i64 = 90;
-/// The same for a proxy. Shorter: nobody keeps a list of proxies' certificates, so none can be taken back before its end.
+/// The same for a proxy.
 const PROXY_DAYS: i64 = 30;
 /// Largest certificate request, in bytes of PEM.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
@@ -129,6 +129,15 @@ impl Ca {
         let not_after_ms = u64::try_from(request.params.not_after.unix_timestamp()).unwrap_or(0) * 1000;
         Ok(Issued { pem: certificate.pem(), fingerprint: Digest::of(certificate.der()), not_after_ms })
     }
+}
+
+/// When a certificate that was issued then has ended for sure, Unix time in milliseconds: its end is at midnight.
+pub(crate) fn end_at_latest_ms(role: Role, issued_at_ms: u64) -> u64 {
+    let days = match role {
+        Role::Agent => AGENT_DAYS,
+        Role::Proxy => PROXY_DAYS,
+    };
+    issued_at_ms.saturating_add((days.unsigned_abs() + 1) * 86_400_000)
 }
 
 /// Whether the key of a certificate (DER) signed this request: that who asks holds the certificate's key.

@@ -8,6 +8,7 @@ pub(crate) mod driver;
 pub(crate) mod event;
 pub(crate) mod evidence;
 pub(crate) mod explain;
+mod fault;
 pub(crate) mod history;
 pub(crate) mod look;
 pub(crate) mod machine;

@@ -35,6 +35,7 @@ use crate::incoming::{CONNECTIONS_MAX, Incoming};
 use crate::metric::Counters;
 use crate::pki::{KeyedCertificate, PkiError, ends_at_s};
 use crate::policy::{self, PolicyError};
+use crate::revoke;
 use crate::rollout::board::Board;
 use crate::rollout::driver::Driver;
 use crate::rollout::machine::millis;
@@ -343,6 +344,7 @@ async fn assemble(settings: &Settings, home: &Home, tls: Option<&Tls>) -> Result
         tuning: settings.tuning,
         stop: CancellationToken::new(),
     };
+    revoke::enforce(&app).await?;
     Ok((Arc::new(app), driver))
 }
 

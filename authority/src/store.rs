@@ -24,6 +24,7 @@ pub(crate) mod audit;
 mod freeze;
 pub(crate) mod idempotency;
 pub(crate) mod release;
+pub(crate) mod revoked;
 pub(crate) mod rollout;
 pub(crate) mod root;
 pub(crate) mod sandbox;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use sealane_model::ids::AgentId;
-use sealane_proto::v1;
+use sealane_proto::{convert, v1};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -17,6 +17,7 @@ use tonic::Status;
 use tracing::info;
 
 use crate::app::App;
+use crate::auth::AgentIdentity;
 use crate::fleet::LiveError;
 use crate::rollout::board::Desired;
 use crate::signer::Signer;
@@ -44,6 +45,8 @@ impl Drop for Connection {
 struct Feed {
     connection: Connection,
     root_version: u32,
+    /// What opened it; `None` without TLS.
+    identity: Option<AgentIdentity>,
     desired: watch::Receiver<Arc<Desired>>,
     beacon: Interval,
     /// Questions to its proxies.
@@ -55,6 +58,7 @@ struct Feed {
 pub(crate) fn subscribe(
     app: Arc<App>,
     hello: v1::SubscribeRequest,
+    identity: Option<AgentIdentity>,
 ) -> Result<impl Stream<Item = Result<v1::SubscribeResponse, Status>> + Send + use<>, LiveError> {
     let subscription = app.live().connect(app.clock.now_ms(), &hello)?;
     let agent = AgentId(hello.agent_id);
@@ -66,7 +70,7 @@ pub(crate) fn subscribe(
     let stop = Box::pin(app.stop.clone().cancelled_owned());
     let asked = app.questions.connect(&agent, subscription);
     let connection = Connection { app, agent, subscription };
-    let feed = Feed { connection, root_version: hello.root_version, desired, beacon, asked, stop };
+    let feed = Feed { connection, root_version: hello.root_version, identity, desired, beacon, asked, stop };
     Ok(unfold(feed, async |mut feed| {
         let response = feed.next().await?;
         Some((Ok(response), feed))
@@ -74,14 +78,19 @@ pub(crate) fn subscribe(
 }
 
 impl Feed {
-    /// The next thing to say; `None`: the authority stops.
+    /// The next thing to say; `None`: the authority stops, or the agent's certificate is good no more.
     async fn next(&mut self) -> Option<v1::SubscribeResponse> {
-        let Self { connection: Connection { app, .. }, root_version, desired, beacon, asked, stop } = self;
+        let Self { connection: Connection { app, .. }, root_version, identity, desired, beacon, asked, stop } = self;
+        let holds =
+            |app: &App| identity.as_ref().is_none_or(|identity| app.auth.still_holds(identity, app.clock.now_ms()));
         // A changed state goes first: a beacon must never run ahead of the state that it belongs to.
         tokio::select! {
             biased;
             changed = desired.changed() => {
                 changed.ok()?;
+                if !holds(app) {
+                    return None;
+                }
                 let state = desired.borrow_and_update().clone();
                 beacon.reset();
                 Some(app.telling.state(&app.signer, &state, *root_version, app.clock.now_ms()))
@@ -92,6 +101,9 @@ impl Feed {
                 Some(v1::SubscribeResponse { event: Some(event) })
             }
             _ = beacon.tick() => {
+                if !holds(app) {
+                    return None;
+                }
                 let state = desired.borrow().clone();
                 let timestamp = Some(app.signer.timestamp(&state, app.clock.now_ms()).into());
                 let event = v1::subscribe_response::Event::Beacon(v1::Beacon { timestamp });
@@ -162,5 +174,6 @@ fn address(signer: &Signer, desired: &Arc<Desired>, root_version: u32, now_ms: u
             .filter(|head| signer.vouches(&head.release))
             .map(|head| (&head.release).into()),
         cordoned: desired.cordoned.clone(),
+        revoked: convert::revoked_list(&desired.revoked).certificates,
     }
 }

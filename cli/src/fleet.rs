@@ -18,7 +18,8 @@ Examples:
   sealane fleet nodes -o wide
   sealane fleet node edge-1        one node, with its problems
   sealane fleet cordon edge-1      keep it out of first stages; --undo lifts it
-  sealane fleet drain edge-1       take it out of service gracefully";
+  sealane fleet drain edge-1       take it out of service gracefully
+  sealane fleet revoke edge-1      nobody accepts its certificates any more";
 
 const STATUS_EXAMPLES: &str = "\
 Examples:
@@ -46,6 +47,15 @@ Examples:
   sealane fleet drain edge-1 --dry-run
 
 Out of service it stays until its process is started again. On its own machine: sealane drain.";
+
+const REVOKE_EXAMPLES: &str = "\
+Examples:
+  sealane fleet revoke edge-1 --dry-run
+  sealane fleet revoke edge-1                     a proxy or an agent, whichever has the name
+  sealane fleet revoke eu-1 --role agent
+
+Its streams end within seconds, and what it serves it serves on: to stop it, stop its process. To let it in again, remove
+`identity` in its data directory and start it with a token.";
 
 /// The authority's largest page.
 const PAGE_MAX: u32 = 10_000;
@@ -110,6 +120,19 @@ enum FleetCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Take back every certificate of an agent or proxy
+    #[command(before_help = REVOKE_EXAMPLES)]
+    Revoke {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+        /// agent or proxy, where both have that id
+        #[arg(long, value_parser = ["agent", "proxy"])]
+        role: Option<String>,
+        /// Say what would happen, change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// Runs `sealane fleet`.
@@ -128,6 +151,9 @@ pub async fn run(args: &FleetArgs, printer: &Printer) -> Result<(), Failure> {
             printer.show(format, "Node", &node, || vec![node.id.clone()], |look| page(&node, look, clock::now()))
         }
         FleetCommand::Drain { id, dry_run } => drain(&server, id, *dry_run, format, printer).await,
+        FleetCommand::Revoke { id, role, dry_run } => {
+            revoke(&server, id, role.as_deref(), *dry_run, format, printer).await
+        }
         FleetCommand::Cordon { id, undo, dry_run } => cordon(&server, id, !undo, *dry_run, format, printer).await,
     }
 }
@@ -303,6 +329,43 @@ async fn drain(server: &Server, id: &str, dry_run: bool, format: Format, printer
     };
     let line = format!("{} {word}\n", clean(id));
     printer.show(format, "FleetServiceDrainResponse", &answer, || vec![id.to_owned()], |_| line)
+}
+
+async fn revoke(
+    server: &Server,
+    id: &str,
+    role: Option<&str>,
+    dry_run: bool,
+    format: Format,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let role = role.unwrap_or_default().to_owned();
+    let request = v1::FleetServiceRevokeRequest { node: id.to_owned(), role, dry_run };
+    let answer = server.call(server.fleet().revoke(request)).await?;
+    printer.show(
+        format,
+        "FleetServiceRevokeResponse",
+        &answer,
+        || vec![id.to_owned()],
+        |_| revoked(id, &answer, dry_run),
+    )
+}
+
+/// What was taken back, and what would still let somebody in.
+fn revoked(id: &str, answer: &v1::FleetServiceRevokeResponse, dry_run: bool) -> String {
+    let (id, role) = (clean(id), clean(&answer.role));
+    let mut out = match (answer.certificates, dry_run) {
+        (0, _) => format!("{role} {id}: its certificates were revoked before\n"),
+        (count, true) => format!("{role} {id}: {count} of its certificates would be revoked\n"),
+        (count, false) => format!("{role} {id}: {count} of its certificates revoked, nobody accepts them any more\n"),
+    };
+    if !answer.tokens.is_empty() {
+        out += &format!("with these tokens somebody can still enrol as {role} in {}:\n", clean(&answer.region));
+        for token in &answer.tokens {
+            out += &format!("  sealane token revoke {}   {}\n", clean(&token.id), clean(&token.comment));
+        }
+    }
+    out
 }
 
 async fn cordon(

@@ -20,10 +20,12 @@ use rustls::{
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use sealane_model::ids::Digest;
 use thiserror::Error;
 
 use crate::identity::Identity;
 use crate::member::{Member, Role};
+use crate::revoked::Revoked;
 
 /// Shared certificates of one member.
 #[derive(Clone)]
@@ -35,6 +37,18 @@ struct Shared {
     fleet: String,
     provider: Arc<CryptoProvider>,
     held: RwLock<Held>,
+    revoked: Revoked,
+}
+
+/// A member as its certificate shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// Who it is.
+    pub member: Member,
+    /// When the certificate ends, Unix time in milliseconds.
+    pub until_unix_ms: i64,
+    /// SHA-256 of its DER.
+    pub fingerprint: Digest,
 }
 
 #[derive(Default)]
@@ -65,6 +79,9 @@ pub enum Stranger {
     /// Its time is over.
     #[error("its certificate has expired")]
     Expired,
+    /// Taken back before its time.
+    #[error("its certificate was revoked (it enrols again with a token, without the identity that it has)")]
+    Revoked,
     /// Signed by somebody else, or broken.
     #[error("its certificate is not of this fleet's CA")]
     Untrusted(#[source] rustls::Error),
@@ -89,6 +106,7 @@ impl Stranger {
         match self {
             Self::NoCertificate => "no_certificate",
             Self::Expired => "certificate_expired",
+            Self::Revoked => "certificate_revoked",
             Self::Untrusted(_) => "certificate_untrusted",
             Self::Nameless => "certificate_nameless",
             Self::OtherFleet(_) => "certificate_other_fleet",
@@ -131,7 +149,8 @@ impl Keyring {
     #[must_use]
     pub fn new(fleet: &str) -> Self {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        Self { shared: Arc::new(Shared { fleet: fleet.to_owned(), provider, held: RwLock::default() }) }
+        let (held, revoked) = (RwLock::default(), Revoked::default());
+        Self { shared: Arc::new(Shared { fleet: fleet.to_owned(), provider, held, revoked }) }
     }
 
     /// The fleet of this member.
@@ -180,6 +199,12 @@ impl Keyring {
         Some(certificate.validity().not_after.timestamp().saturating_mul(1000))
     }
 
+    /// Certificates that were taken back.
+    #[must_use]
+    pub fn revoked(&self) -> &Revoked {
+        &self.shared.revoked
+    }
+
     /// Whether there is a certificate to show.
     #[must_use]
     pub fn is_enrolled(&self) -> bool {
@@ -223,11 +248,11 @@ impl Keyring {
         Ok(Arc::new(config))
     }
 
-    /// Who shows these certificates (leaf first), and until when (Unix time in milliseconds).
+    /// Who shows these certificates (leaf first).
     ///
     /// # Errors
     /// Nobody of this fleet.
-    pub fn judge(&self, certificates: &[CertificateDer<'_>], now: UnixTime) -> Result<(Member, i64), Stranger> {
+    pub fn judge(&self, certificates: &[CertificateDer<'_>], now: UnixTime) -> Result<Certified, Stranger> {
         let (leaf, rest) = certificates.split_first().ok_or(Stranger::NoCertificate)?;
         let roots = self.read().roots.clone().ok_or(Stranger::NoCa)?;
         let algorithms = self.algorithms();
@@ -245,7 +270,11 @@ impl Keyring {
         }
         let until =
             x509_parser::parse_x509_certificate(leaf).map_or(0, |(_, one)| one.validity().not_after.timestamp());
-        Ok((member, until.saturating_mul(1000)))
+        let fingerprint = Digest::of(leaf);
+        if self.shared.revoked.contains(&fingerprint) {
+            return Err(Stranger::Revoked);
+        }
+        Ok(Certified { member, until_unix_ms: until.saturating_mul(1000), fingerprint })
     }
 
     fn certified(&self, pem: &str) -> Result<Arc<CertifiedKey>, rustls::Error> {
@@ -306,9 +335,9 @@ impl Verifier {
     ) -> Result<(), rustls::Error> {
         let Peers::Only(role) = self.peers else { return Ok(()) };
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(rest).cloned().collect();
-        let judged = self.keyring.judge(&chain, now).and_then(|(member, _)| match member.role == role {
+        let judged = self.keyring.judge(&chain, now).and_then(|shown| match shown.member.role == role {
             true => Ok(()),
-            false => Err(Stranger::OtherRole(member.role)),
+            false => Err(Stranger::OtherRole(shown.member.role)),
         });
         judged.map_err(|stranger| CertificateError::Other(OtherError(Arc::new(stranger))).into())
     }

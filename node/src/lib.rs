@@ -13,4 +13,5 @@ pub mod identity;
 pub mod keyring;
 pub mod listen;
 pub mod member;
+pub mod revoked;
 pub mod said;

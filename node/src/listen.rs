@@ -18,16 +18,17 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tonic::transport::server::Connected;
 
-use crate::keyring::{Keyring, KeyringError, Peers, Stranger};
-use crate::member::{Member, Role};
+use crate::keyring::{Certified, Keyring, KeyringError, Peers, Stranger};
+use crate::member::Role;
+use crate::revoked::Revoked;
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
 pub enum Peer {
     /// Somebody on this machine.
     Local,
-    /// A member of the fleet, until its certificate ends (Unix time in milliseconds).
-    Member(Arc<Member>, i64),
+    /// A member of the fleet.
+    Member(Arc<Certified>),
     /// Nobody that is known; may enrol.
     Stranger(Arc<Stranger>),
 }
@@ -167,12 +168,22 @@ pub fn accept(
 
 fn judge(keyring: &Keyring, certificates: Option<&[rustls_pki_types::CertificateDer<'static>]>) -> Peer {
     match keyring.judge(certificates.unwrap_or_default(), UnixTime::now()) {
-        Ok((member, until)) => Peer::Member(Arc::new(member), until),
+        Ok(shown) => Peer::Member(Arc::new(shown)),
         Err(stranger) => Peer::Stranger(Arc::new(stranger)),
     }
 }
 
 impl Peer {
+    /// Why the certificate that was good in the handshake is so no more.
+    #[must_use]
+    pub fn is_over(&self, revoked: &Revoked, now_unix_ms: i64) -> Option<Stranger> {
+        match self {
+            Self::Member(shown) if revoked.contains(&shown.fingerprint) => Some(Stranger::Revoked),
+            Self::Member(shown) if now_unix_ms >= shown.until_unix_ms => Some(Stranger::Expired),
+            Self::Member(_) | Self::Local | Self::Stranger(_) => None,
+        }
+    }
+
     /// Whether this peer may speak as `role` with the id `id` in `region` at `now_unix_ms`; why not: a code and words.
     ///
     /// # Errors
@@ -182,15 +193,16 @@ impl Peer {
         role: Role,
         region: &str,
         id: &str,
+        revoked: &Revoked,
         now_unix_ms: i64,
     ) -> Result<(), (&'static str, String)> {
-        let (member, until) = match self {
+        let member = match self {
             Self::Local => return Ok(()),
-            Self::Member(member, until) => (member, *until),
+            Self::Member(shown) => &shown.member,
             Self::Stranger(why) => return Err((why.code(), why.to_string())),
         };
-        if now_unix_ms >= until {
-            return Err((Stranger::Expired.code(), Stranger::Expired.to_string()));
+        if let Some(over) = self.is_over(revoked, now_unix_ms) {
+            return Err((over.code(), over.to_string()));
         }
         if member.role != role {
             let other = Stranger::OtherRole(member.role);
@@ -264,3 +276,6 @@ const READY_MAX: usize = 64;
 const CONNECTIONS_MAX: usize = 4_096;
 /// After an accept that failed: file descriptors may have run out.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,9 @@ use thiserror::Error;
 use crate::v1;
 
 mod question;
+mod revoked;
+
+pub use revoked::{revoked, revoked_list};
 
 /// Why a message has no meaning in the model.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]

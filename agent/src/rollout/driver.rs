@@ -33,6 +33,8 @@ pub(crate) enum Ask {
     Attach(v1::AttachRequest, oneshot::Sender<Result<Attached, AttachError>>),
     /// That stream ended.
     Detach(ProxyId, u64),
+    /// It is sent away and does not come back as who it was: as if it had said goodbye, which is no death.
+    SendAway(ProxyId, u64),
     /// A proxy says what is.
     Observe(Box<v1::ProxyStatus>, oneshot::Sender<Result<(), ObserveError>>),
     /// A person takes this agent's proxies back; whether there was a candidate.
@@ -190,6 +192,7 @@ impl Driver {
                 let _ = reply.send(attached); // the caller may be gone; its stream's end says so
             }
             Ask::Detach(proxy, session) => self.detach(&proxy, session).await,
+            Ask::SendAway(proxy, session) => self.send_away(&proxy, session).await,
             Ask::Observe(status, reply) => {
                 let observed = self.observe(*status).await;
                 let _ = reply.send(observed);
@@ -263,6 +266,19 @@ impl Driver {
         let instance = link.instance.clone();
         tracing::info!(proxy = proxy.0, goodbye = link.status.draining, "proxy's stream ended");
         self.step(Input::Detached { proxy: proxy.clone(), instance }).await;
+    }
+
+    async fn send_away(&mut self, proxy: &ProxyId, session: u64) {
+        let Some(link) = self.links.get(proxy).filter(|link| link.session == session) else { return };
+        let goodbye = v1::ProxyStatus { draining: true, ready: false, ..v1::ProxyStatus::clone(&link.status) };
+        if let Err(error) = self.observe(goodbye).await {
+            tracing::debug!(proxy = proxy.0, error = disk::chain(&error), "sent away without a goodbye");
+        }
+        self.detach(proxy, session).await;
+        self.links.remove(proxy);
+        self.machine.forget(proxy);
+        self.changes += 1;
+        self.heard = true;
     }
 
     async fn observe(&mut self, mut status: v1::ProxyStatus) -> Result<(), ObserveError> {

@@ -14,8 +14,10 @@ use sealane_model::grant::Grant;
 use sealane_model::ids::{Digest, Generation, ProxyId, Revision};
 use sealane_model::plan::OnAuthorityLoss;
 
+use self::fault::Fault;
 use self::proxy::Proxy;
 
+mod fault;
 mod proxy;
 #[cfg(test)]
 mod simulation;
@@ -184,6 +186,11 @@ impl Machine {
         self.proxies.get(proxy).map_or(0, |proxy| proxy.deaths)
     }
 
+    /// One that was sent away is not waited for, and its end says nothing about the candidate.
+    pub(crate) fn forget(&mut self, proxy: &ProxyId) {
+        self.proxies.remove(proxy);
+    }
+
     /// Proxies that are known and not forgotten yet.
     pub(crate) fn knows(&self, proxy: &ProxyId) -> bool {
         self.proxies.contains_key(proxy)
@@ -238,7 +245,7 @@ impl Machine {
         self.desired.candidate.as_ref().filter(|candidate| {
             Some(candidate.digest) != self.desired.stable
                 && Some(candidate.digest) != self.desired.rolled_back
-                && !self.desired.withdrawn.contains(&candidate.digest)
+                && (!self.desired.withdrawn.contains(&candidate.digest) || fault::is(Fault::ForgetsWhatWasWithdrawn))
         })
     }
 
@@ -262,7 +269,7 @@ impl Machine {
             () if lost => (Cause::AuthorityLoss, moved),
             () => return None,
         };
-        self.desired.rolled_back = Some(digest);
+        self.desired.rolled_back = Some(digest).filter(|_| !fault::is(Fault::ForgetsItsRollBack));
         Some(Action::RollBack { digest, revision, cause, proxies })
     }
 
@@ -294,6 +301,9 @@ impl Machine {
         if proxy.refused == Some(candidate.digest) {
             return None;
         }
+        if fault::is(Fault::NeedsNoGrant) {
+            return Some(0);
+        }
         let runs = proxy.known && proxy.active == Some(candidate.digest);
         let holds = |sequence: &u64| candidate.grants.iter().any(|grant| grant.sequence == *sequence);
         proxy.moved.filter(holds).or_else(|| {
@@ -305,6 +315,9 @@ impl Machine {
     /// Nothing new is activated.
     fn is_frozen(&self, now: Now, candidate: &Candidate) -> bool {
         let lost = self.heard_ms.is_none_or(|heard| now.mono_ms.saturating_sub(heard) >= AUTHORITY_LOSS_MS);
+        if fault::is(Fault::WidensWhileFrozen) {
+            return false;
+        }
         if candidate.paused {
             return true;
         }
@@ -322,7 +335,7 @@ impl Machine {
             let next_stage = stage_before.is_some_and(|before| (before.wave, before.stage) < (grant.wave, grant.stage));
             let opened_ms = stage_before.and_then(|before| self.grants_seen_ms.get(&before.sequence)).copied();
             let baked = opened_ms.is_none_or(|at| now.mono_ms.saturating_sub(at) >= candidate.bake_min_ms);
-            if next_stage && !baked {
+            if next_stage && !baked && !fault::is(Fault::IgnoresThePlanFloor) {
                 break; // the plan floor: a stage not before the one before has baked
             }
             if stage_before.is_none() || next_stage {
@@ -365,7 +378,7 @@ impl Machine {
         let of = |id: &ProxyId| &self.proxies[id];
         let may_go = |id: &&ProxyId| of(id).moved.is_none() && of(id).can_activate(digest);
         let settled = members.iter().any(|id| of(id).is_settled(digest));
-        if at_once || settled {
+        if at_once || settled || fault::is(Fault::MovesAllAtOnce) {
             return members.iter().filter(may_go).cloned().collect();
         }
         if members.iter().any(|id| of(id).moved.is_some() && !of(id).is_gone()) {
@@ -392,7 +405,7 @@ impl Machine {
                 rehearse: moved.filter(|_| rehearser.as_ref() == Some(id)),
             };
             if proxy.sent.as_ref() != Some(&target) {
-                self.generation += 1;
+                self.generation += u64::from(!fault::is(Fault::RepeatsAGeneration));
                 proxy.told(now.mono_ms, target.clone(), candidate);
                 let generation = Generation(self.generation);
                 actions.push(Action::Send { proxy: id.clone(), generation, target });

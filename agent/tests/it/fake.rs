@@ -476,7 +476,7 @@ impl Proxy {
                 match response.event {
                     Some(v1::attach_response::Event::Desired(desired)) => drop(sender.send_replace(Some(desired))),
                     Some(v1::attach_response::Event::Sandbox(offer)) => drop(offers.send_replace(offer.release)),
-                    Some(v1::attach_response::Event::Beacon(_) | v1::attach_response::Event::Question(_)) | None => {}
+                    Some(_) | None => {}
                 }
             }
         });

@@ -20,6 +20,8 @@ pub(crate) struct Desired {
     pub(crate) cordoned: Vec<String>,
     /// Newest revision of the sandbox partition. The rollouts know nothing of it: the board keeps it for them.
     pub(crate) sandbox: Option<SandboxHead>,
+    /// Certificates that were taken back, and when each ends (Unix time in milliseconds). Kept like the sandbox head.
+    pub(crate) revoked: BTreeMap<Digest, i64>,
     /// Newest published revision.
     pub(crate) head: Option<(Revision, Digest)>,
     /// Epoch of the fleet.
@@ -87,6 +89,7 @@ impl Board {
     pub(super) fn desire(&self, mut desired: Desired) {
         self.desired.send_if_modified(|slot| {
             desired.sandbox.clone_from(&slot.sandbox);
+            desired.revoked.clone_from(&slot.revoked);
             let is_new = **slot != desired;
             if is_new {
                 *slot = Arc::new(desired);
@@ -98,6 +101,11 @@ impl Board {
     /// Tells the agents of a revision of the sandbox partition.
     pub(crate) fn desire_sandbox(&self, head: SandboxHead) {
         self.desired.send_modify(|slot| *slot = Arc::new(Desired { sandbox: Some(head), ..Desired::clone(slot) }));
+    }
+
+    /// Tells the agents which certificates nobody accepts any more.
+    pub(crate) fn desire_revoked(&self, revoked: BTreeMap<Digest, i64>) {
+        self.desired.send_modify(|slot| *slot = Arc::new(Desired { revoked, ..Desired::clone(slot) }));
     }
 
     /// What is shown now.

@@ -3,7 +3,7 @@
 //! One task owns the machine. When the store refuses (a full disk), the machine is thrown away and made again from the
 //! stored events, as after a restart, so that memory is never ahead of the disk; what was told before stays told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -373,6 +373,7 @@ impl Driver {
             withdrawn,
             cordoned,
             sandbox: None,
+            revoked: BTreeMap::new(),
             head,
             epoch: self.epoch().await?,
             sequence_min,

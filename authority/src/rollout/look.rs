@@ -10,6 +10,7 @@ use sealane_model::ids::ProxyId;
 
 use super::event::{Course, End, GateRecord, Reason, Stable, What};
 use super::evidence::Side;
+use super::fault::{self, Fault};
 use super::machine::{Rollout, Timing, millis};
 use super::observe::Roll;
 use super::record::{Outcome, Phase, Record};
@@ -157,10 +158,10 @@ impl Rollout {
         self.look.absent = absent;
         self.look.doing = doing;
 
-        if !problems.is_empty() {
+        if !problems.is_empty() && !fault::is(Fault::IgnoresARefusal) {
             return Some(self.reject(problems));
         }
-        if self.record.paused {
+        if self.record.paused && !fault::is(Fault::IgnoresAPause) {
             return None;
         }
         if let Some(held) = &self.record.held {
@@ -214,7 +215,9 @@ impl Rollout {
     /// A stage or the final bake.
     fn watch(&mut self, world: &World<'_>) -> Option<What> {
         let roll = self.observe(world);
-        if let Some(reason) = self.local_rollback(world) {
+        if let Some(reason) = self.local_rollback(world)
+            && !fault::is(Fault::IgnoresALocalRollBack)
+        {
             return Some(self.roll_back(reason, End::RolledBack));
         }
         if self.record.course != Course::Staged {
@@ -227,7 +230,7 @@ impl Rollout {
             let reason = self.breached(failed);
             return Some(self.roll_back(reason, End::RolledBack));
         }
-        if self.record.paused {
+        if self.record.paused && !fault::is(Fault::IgnoresAPause) {
             return None;
         }
         if let Some(held) = self.record.held.clone() {
@@ -259,7 +262,8 @@ impl Rollout {
         if let Some(what) = self.cold_start(world) {
             return what;
         }
-        if self.look.confirmed && self.look.baked_ms >= self.bake_ms() && self.passes() {
+        let is_baked = self.look.baked_ms >= self.bake_ms() || fault::is(Fault::PassesBeforeItsBake);
+        if self.look.confirmed && is_baked && self.passes() {
             return match self.record.phase {
                 Phase::FinalBake => Some(self.complete(world)),
                 _ => Some(What::StagePassed { why: EVERY_GATE_PASSED.to_owned(), gates: self.look.gates.clone() }),
@@ -325,7 +329,7 @@ impl Rollout {
     /// The cold-start gate of the first stage. `None`: it has nothing to say; `Some(None)`: it waits.
     fn cold_start(&mut self, world: &World<'_>) -> Option<Option<What>> {
         let is_first = self.record.phase == Phase::Stage && self.record.stages.len() == 1;
-        if !self.subject.plan.cold_start_gate || !is_first {
+        if !self.subject.plan.cold_start_gate || !is_first || fault::is(Fault::SkipsTheColdStart) {
             return None;
         }
         let candidate = Some(self.subject.digest);
@@ -362,15 +366,20 @@ impl Rollout {
             return None;
         }
         let opened = &self.record.stage()?.opened;
-        let next = opened.merged.last().copied().unwrap_or(opened.stage) + 1;
+        let skipped = usize::from(fault::is(Fault::SkipsAStage));
+        let next = opened.merged.last().copied().unwrap_or(opened.stage) + 1 + skipped;
         let (wave, stage) =
             if next < self.subject.plan.stages.len() { (opened.wave, next) } else { (opened.wave + 1, 0) };
-        if let Some(what) = self.open(world, &world.alive(), wave, stage) {
-            return Some(what);
-        }
-        if stage > 0 {
-            // Its proxies are away: wait for them rather than skip the rest of the wave.
+        let alive = world.alive();
+        let here = |id: &ProxyId| world.live.proxy(id).is_some_and(|one| self.subject.wave_of(&one.region) == wave);
+        if stage > 0 && !alive.iter().any(here) && !self.past_deadline(world) {
+            // Wait for them rather than leave the rest of the wave out; after that they come with the completion.
+            self.look.doing =
+                format!("waiting for the proxies of wave {} to come back", self.subject.plan.waves[wave].name);
             return None;
+        }
+        if let Some(what) = self.open(world, &alive, wave, stage) {
+            return Some(what);
         }
         if self.subject.plan.final_bake.is_zero() { Some(self.complete(world)) } else { Some(What::FinalBake) }
     }
@@ -378,7 +387,7 @@ impl Rollout {
     /// What a freeze says that holds now and counts for this change. Earlier content again, and a change that its
     /// publisher pushes through an incident, do not ask.
     fn frozen(&self, world: &World<'_>) -> Option<String> {
-        if self.record.course == Course::Revert || self.record.override_freeze {
+        if self.record.course == Course::Revert || self.record.override_freeze || fault::is(Fault::IgnoresAFreeze) {
             return None;
         }
         let freeze = world.live.frozen(world.now_ms)?;

@@ -21,6 +21,7 @@ use sealane_model::ids::{Digest, Epoch, Revision};
 use sealane_model::release::ChangeClass;
 
 use super::event::{Course, End, Event, Reason, Stable, StageOpened, What};
+use super::fault::{self, Fault};
 use super::look::{Look, World};
 use super::record::{Phase, Record};
 use super::subject::Subject;
@@ -179,6 +180,9 @@ impl Machine {
         let mut withdrawn: VecDeque<Digest> = remembered.withdrawn.into_iter().rev().collect();
         while withdrawn.len() > WITHDRAWN_MAX {
             withdrawn.pop_front();
+        }
+        if fault::is(Fault::ForgetsWhatWasTakenBack) {
+            withdrawn.clear();
         }
         let settled_ms = now_ms + millis(settle);
         let open = remembered.open.into_iter().map(|(subject, events, entries)| {
@@ -357,7 +361,9 @@ impl Machine {
             }
             What::Completed { .. } => self.stable = Some(Stable { revision, digest }),
             What::RollingBack { .. } => {
-                if let Some(sequence) = rollout.record.sequence() {
+                if let Some(sequence) = rollout.record.sequence()
+                    && !fault::is(Fault::KeepsGrantsGood)
+                {
                     self.sequence_min = self.sequence_min.max(sequence + 1);
                 }
                 rollout.look = Look::begin(now_ms, &rollout.record, self.version);

@@ -4,6 +4,7 @@ use sealane_model::gate::{self, Case, Entry, Interval, Opened, Verdict};
 use sealane_model::ids::ProxyId;
 
 use super::event::GateRecord;
+use super::fault::{self, Fault};
 use super::look::{NODES_MAX, World};
 use super::machine::{Rollout, millis};
 use super::record::Phase;
@@ -56,7 +57,9 @@ impl Rollout {
         });
         let roll = self.roll(world);
         let is_confirmed = roll.confirmed == self.look.required.len() && roll.confirmed > 0;
-        let runs = is_confirmed && self.look.confirmed && !self.record.paused && self.record.held.is_none();
+        let is_confirmed = is_confirmed || fault::is(Fault::BakesUnhealthySeconds);
+        let paused = self.record.paused && !fault::is(Fault::IgnoresAPause);
+        let runs = is_confirmed && self.look.confirmed && !paused && self.record.held.is_none();
         if runs {
             let passed_ms = world.now_ms.saturating_sub(self.look.last_ms);
             self.look.baked_ms += passed_ms.min(millis(world.timing.fresh));
@@ -196,7 +199,7 @@ impl Rollout {
 
     /// Silence never passes: only a verdict of `Pass` does.
     pub(super) fn passes(&self) -> bool {
-        self.look.verdict == Some(Verdict::Pass)
+        self.look.verdict == Some(Verdict::Pass) || fault::is(Fault::PassesWithoutVerdict)
     }
 
     /// Of the open stage, or of the final bake.

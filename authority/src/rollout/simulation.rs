@@ -14,17 +14,22 @@ use sealane_model::release::ChangeClass;
 use sealane_proto::v1;
 
 use super::event::{Course, Event, What};
+use super::fault::{self, Fault};
 use super::machine::{Action, Command, Input, Machine, Remembered, Timing, Verb, millis};
 use super::record::Record;
 use super::subject::Subject;
 use crate::fleet::{Freeze, Live};
 
 mod cast;
+mod healthy;
 
 use cast::{Agent, Desired, Dice, Disk, Nature, Proxy};
+use healthy::Healthy;
 
 /// Schedules that are played when nobody says how many.
 const SCHEDULES: u64 = 2_000;
+/// Schedules within which a planted fault must be found.
+const FAULT_SCHEDULES: u64 = 300;
 /// Ticks of a schedule in which anything may go wrong, and of the calm in which everything must end.
 const STORM_TICKS: u64 = 120;
 const CALM_TICKS: u64 = 400;
@@ -38,8 +43,8 @@ struct World {
     agents: Vec<Agent>,
     natures: BTreeMap<u64, Nature>,
     timing: Timing,
-    /// When this machine began: a bake may only count what it saw.
-    restarted_ms: u64,
+    /// Healthy time that the open phase has had, as anybody can see: the most that a bake may count.
+    healthy: Healthy,
     storm: bool,
     /// Until then every proxy fails, whatever it serves.
     trouble_until: u64,
@@ -71,7 +76,7 @@ impl World {
             agents,
             natures: BTreeMap::new(),
             timing,
-            restarted_ms: 1_000_000,
+            healthy: Healthy::since(1_000_000),
             storm: true,
             trouble_until: 0,
             rehearsed: BTreeSet::new(),
@@ -174,6 +179,7 @@ impl World {
             self.trouble_until = self.now_ms + self.dice.below(30_000);
         }
         self.live.forget(self.now_ms);
+        self.healthy.look(self.now_ms, &self.machine, &self.live, millis(self.timing.fresh));
         self.step(Input::Tick);
     }
 
@@ -410,7 +416,7 @@ impl World {
 
     /// A crash: before or after the newest step was stored.
     fn restart(&mut self) {
-        self.restarted_ms = self.now_ms;
+        self.healthy = Healthy::since(self.now_ms); // what was before counts for nothing
         self.machine = Machine::remember(self.timing, self.disk.remembered(), self.now_ms);
         if self.dice.percent(70) {
             let cordoned = self.live.cordoned().clone();
@@ -471,22 +477,35 @@ impl World {
                 let widens = last != Some((opened.wave, opened.stage));
                 assert!(!(asks && widens && self.live.frozen(event.at_ms).is_some()), "it widened during a freeze");
                 let cuts = record.stages.iter().filter(|one| one.opened.wave == opened.wave);
-                assert!(cuts.map(|one| one.opened.cut).all(|cut| cut <= opened.cut), "a cut shrank");
+                let least = cuts.map(|one| one.opened.cut).max();
+                assert!(least.is_none_or(|least| least <= opened.cut), "a cut shrank");
+                self.check_width(revision, &record, opened, least);
+                let digest = self.disk.subjects[&revision].digest;
+                let refuses = self.live.proxies().any(|(_, proxy)| proxy.refused == Some(digest));
+                assert!(!(refuses && record.stages.is_empty()), "granted although a proxy refuses it");
+                assert!(!record.paused, "it went on while it was paused");
                 if let Some(last) = record.stage() {
                     let again = (last.opened.wave, last.opened.stage) == (opened.wave, opened.stage);
-                    assert!(again || last.outcome == super::record::Outcome::Passed, "a stage was skipped");
+                    assert!(again || last.outcome == super::record::Outcome::Passed, "a stage has not passed");
+                    let stages = self.disk.subjects[&revision].plan.stages.len();
+                    let (done, first) = (last_of(&last.opened), opened.stage == 0);
+                    let follows = opened.wave == last.opened.wave && opened.stage == done + 1;
+                    let complete = done + 1 == stages || self.is_away(revision, last, event.at_ms);
+                    let new_wave = opened.wave > last.opened.wave && first && complete;
+                    assert!(again || follows || new_wave, "a stage was left out between {last:?} and {opened:?}");
                 }
             }
             What::StagePassed { why, gates } => {
                 let stage = record.stage().unwrap();
-                let since = stage.opened_ms.max(self.restarted_ms);
                 let no_data = why.contains("no data");
-                let baked_ms = event.at_ms - since;
-                assert!(no_data || baked_ms >= stage.opened.bake_ms, "baked {baked_ms} of {}", stage.opened.bake_ms);
+                let subject = &self.disk.subjects[&revision];
+                let stages = stage.opened.stage..=last_of(&stage.opened);
+                let bakes = subject.plan.stages[stages].iter().map(|one| millis(one.bake));
+                let (baked_ms, bake_ms) = (self.healthy.ms, bakes.max().unwrap_or(0));
+                assert!(no_data || baked_ms >= bake_ms, "healthy for {baked_ms} ms of {bake_ms}");
                 assert!(no_data || gates.iter().all(|gate| gate.outcome == "pass"), "{gates:?}");
                 assert!(no_data || gates.iter().any(|gate| gate.sample >= 60), "{gates:?}");
                 assert!(!record.paused && record.held.is_none(), "a stage passed while it was held or paused");
-                let subject = &self.disk.subjects[&revision];
                 let asks = subject.plan.cold_start_gate && record.stages.len() == 1;
                 assert!(no_data || !asks || self.rehearsed.contains(&subject.digest), "nobody started from disk");
                 assert!(
@@ -500,9 +519,70 @@ impl World {
             What::RollingBack { reason, .. } if reason.gate == "error_rate" => {
                 assert_eq!(self.verdict(revision, event), Verdict::Fail, "the stored evidence says otherwise");
             }
-            What::Completed { .. } => assert!(!taken_back && !record.paused),
+            What::FinalBake => self.check_last(revision, record.stage(), event.at_ms),
+            What::Completed { .. } => {
+                assert!(!taken_back && !record.paused);
+                let subject = &self.disk.subjects[&revision];
+                let narrowed = |agent: &crate::fleet::Agent| {
+                    agent.local_rollback.as_ref().is_some_and(|told| told.digest == subject.digest)
+                };
+                let staged = record.course == Course::Staged;
+                if staged && record.phase == super::record::Phase::Stage {
+                    self.check_last(revision, record.stage(), event.at_ms);
+                }
+                assert!(!staged || !self.live.agents().any(|(_, agent)| narrowed(agent)), "an agent took it back");
+                if staged && record.phase == super::record::Phase::FinalBake && !record.final_waived {
+                    let bake_ms = millis(subject.plan.final_bake);
+                    let on_no_data = is_promote || subject.plan.on_no_data == OnNoData::Proceed;
+                    assert!(on_no_data || self.healthy.ms >= bake_ms, "healthy for {} of {bake_ms}", self.healthy.ms);
+                }
+            }
             _ => {}
         }
+    }
+
+    /// Nobody of the stage's wave was there until the deadline: who comes later comes with the completion.
+    fn is_away(&self, revision: u64, last: &super::record::StageRecord, now_ms: u64) -> bool {
+        let subject = &self.disk.subjects[&revision];
+        let alive =
+            |proxy: &crate::fleet::Proxy| !proxy.draining && proxy.silent_ms(now_ms) <= millis(self.timing.live);
+        let here = |proxy: &crate::fleet::Proxy| subject.wave_of(&proxy.region) == last.opened.wave;
+        let waited_ms = now_ms - last.opened_ms;
+        waited_ms >= millis(subject.plan.progress_deadline)
+            && !self.live.proxies().any(|(_, proxy)| alive(proxy) && here(proxy))
+    }
+
+    /// What comes after the stages comes after the last of them.
+    fn check_last(&self, revision: u64, last: Option<&super::record::StageRecord>, now_ms: u64) {
+        let last = last.expect("a stage was open");
+        let stages = self.disk.subjects[&revision].plan.stages.len();
+        let complete = last_of(&last.opened) + 1 == stages || self.is_away(revision, last, now_ms);
+        assert!(complete, "it ended without its last stage: {last:?}");
+    }
+
+    /// A stage takes no more of its wave than its share, but for whom an earlier one took.
+    fn check_width(&self, revision: u64, record: &Record, opened: &super::event::StageOpened, least: Option<u64>) {
+        let subject = &self.disk.subjects[&revision];
+        if record.course != Course::Staged || least == Some(opened.cut) {
+            return;
+        }
+        let alive =
+            |proxy: &crate::fleet::Proxy| !proxy.draining && proxy.silent_ms(self.now_ms) <= millis(self.timing.live);
+        let here = |proxy: &crate::fleet::Proxy| subject.wave_of(&proxy.region) == opened.wave;
+        let members: Vec<u64> = self
+            .live
+            .proxies()
+            .filter(|(_, proxy)| alive(proxy) && here(proxy))
+            .map(|(id, _)| subject.rank(id))
+            .collect();
+        let share = subject.plan.stages[opened.stage].fleet_percent / 100.0 * members.len() as f64;
+        let within = |cut: u64| members.iter().filter(|rank| **rank <= cut).count();
+        let (taken, before) = (within(opened.cut), least.map_or(0, within));
+        assert!(
+            taken <= before || taken as f64 <= share.ceil().max(1.0),
+            "{taken} of {} at once: {opened:?}",
+            members.len()
+        );
     }
 
     /// As the stored evidence says, and nothing else.
@@ -551,6 +631,11 @@ impl World {
     }
 }
 
+/// The last stage of the plan that this one covers.
+fn last_of(opened: &super::event::StageOpened) -> usize {
+    opened.merged.last().copied().unwrap_or(opened.stage)
+}
+
 #[test]
 fn no_even_schedule_breaks_the_rules_of_rollouts() {
     play_all(0);
@@ -559,6 +644,30 @@ fn no_even_schedule_breaks_the_rules_of_rollouts() {
 #[test]
 fn no_odd_schedule_breaks_the_rules_of_rollouts() {
     play_all(1);
+}
+
+/// A simulation that finds nothing may be one that cannot: each planted fault must be found within so many schedules.
+#[test]
+fn every_planted_fault_is_found_by_the_simulation() {
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|info| {
+        // The others' panics in this process are theirs to print.
+        if !std::thread::current().name().is_some_and(|name| name.contains("planted_fault")) {
+            eprintln!("{info}");
+        }
+    }));
+    let found: Vec<(Fault, Option<u64>)> = Fault::ALL
+        .into_iter()
+        .map(|fault| {
+            fault::plant(Some(fault));
+            let finds = |seed: &u64| std::panic::catch_unwind(|| World::new(*seed).play()).is_err();
+            (fault, (0..FAULT_SCHEDULES).find(finds))
+        })
+        .collect();
+    fault::plant(None);
+    std::panic::set_hook(quiet);
+    let missed: Vec<_> = found.iter().filter(|(_, seed)| seed.is_none()).collect();
+    assert!(missed.is_empty(), "not found: {missed:?} of {found:?}");
 }
 
 /// Every second schedule from `first` on: two tests, so that they run beside each other.

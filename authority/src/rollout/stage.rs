@@ -6,6 +6,7 @@ use sealane_model::cohort;
 use sealane_model::ids::ProxyId;
 
 use super::event::{Course, StageOpened};
+use super::fault::{self, Fault};
 use super::record::Record;
 use super::subject::Subject;
 use crate::fleet::Live;
@@ -91,7 +92,11 @@ pub(crate) fn open(
 pub(crate) fn plan(subject: &Subject, from: usize, ranks: &[u64], members: usize, least: u64) -> Option<Planned> {
     let stages = &subject.plan.stages;
     let bake_ms = |stage: usize| u64::try_from(stages[stage].bake.as_millis()).unwrap_or(u64::MAX);
-    let cut_of = |stage: usize| Some(cohort::cut(stages[stage].fleet_percent, ranks)?.max(least));
+    let percent_of = |stage: usize| match fault::is(Fault::WidensAtOnce) {
+        true => 99.9,
+        false => stages[stage].fleet_percent,
+    };
+    let cut_of = |stage: usize| Some(cohort::cut(percent_of(stage), ranks)?.max(least));
     let count = |cut: u64| {
         if cut == u64::MAX { members } else { ranks.iter().filter(|rank| **rank <= cut).count() }
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use rustls_pki_types::UnixTime;
 use sealane_model::ids::{AgentId, Digest};
-use sealane_node::keyring::Keyring;
+use sealane_node::keyring::{Keyring, Stranger};
 use sealane_node::member::{self, Member};
 use sealane_proto::v1;
 use sealane_proto::v1::agent_service_server::AgentService;
@@ -111,6 +111,7 @@ impl AgentService for Agents {
             digest: Some(issued.fingerprint),
             detail: json!({ "region": region, "by": by }),
         };
+        app.live().welcome(&entry.subject);
         app.audit(&entry).await?;
         Ok(Response::new(v1::EnrolProxyResponse {
             certificate_pem: issued.pem,
@@ -132,7 +133,7 @@ impl AgentService for Agents {
             let message = format!("many agents come back at once: try again in {} ms", wait.as_millis());
             status(Code::ResourceExhausted, "TOO_MANY_SUBSCRIPTIONS", message)
         })?;
-        let stream = subscribe(Arc::clone(&self.0), hello)?;
+        let stream = subscribe(Arc::clone(&self.0), hello, caller.agent)?;
         self.0.rollouts.wake();
         Ok(Response::new(Box::pin(stream)))
     }
@@ -232,9 +233,12 @@ fn renews(app: &App, request: &v1::EnrolProxyRequest, asked: &Member, now_ms: u6
     keyring.trust(app.ca.pem()).map_err(|error| status(Code::Internal, "CERTIFICATE_FAILED", error.to_string()))?;
     let chain = [request.renews.clone().into()];
     let now = UnixTime::since_unix_epoch(Duration::from_millis(now_ms));
-    let (held, _) = keyring.judge(&chain, now).map_err(|stranger| refused(stranger.to_string()))?;
-    if held != *asked {
-        return Err(refused(format!("the certificate to renew belongs to {held}, not {asked}")));
+    let held = keyring.judge(&chain, now).map_err(|stranger| refused(stranger.to_string()))?;
+    if app.auth.is_revoked(&held.fingerprint) {
+        return Err(refused(Stranger::Revoked.to_string()));
+    }
+    if held.member != *asked {
+        return Err(refused(format!("the certificate to renew belongs to {}, not {asked}", held.member)));
     }
     match pki::is_of_key(&request.certificate_request_pem, &request.renews)? {
         true => Ok(()),

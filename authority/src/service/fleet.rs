@@ -20,6 +20,7 @@ use crate::auth::{Role, TOKENS_MAX};
 use crate::fleet::is_name;
 use crate::home::new_secret;
 use crate::overview::{self, Expected};
+use crate::revoke;
 use crate::rollout::view::time;
 use crate::store::audit::AuditEntry;
 use crate::store::token::TokenRow;
@@ -113,6 +114,14 @@ impl FleetService for Fleet {
         let node = node.ok_or_else(|| status(Code::NotFound, "NO_SUCH_NODE", format!("there is no node `{id}`")))?;
         let connections = question::drain(app, actor, &request).await?;
         Ok(Response::new(v1::FleetServiceDrainResponse { node: Some(node), connections }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::FleetServiceRevokeRequest>,
+    ) -> Result<Response<v1::FleetServiceRevokeResponse>, Status> {
+        let actor = caller(&request)?.name;
+        Ok(Response::new(revoke::revoke(&self.0, actor, request.into_inner()).await?))
     }
 
     async fn purge_cache(
@@ -221,7 +230,7 @@ impl FleetService for Fleet {
     }
 }
 
-fn token(row: &TokenRow) -> v1::Token {
+pub(crate) fn token(row: &TokenRow) -> v1::Token {
     let at = |ms: i64| time(u64::try_from(ms).unwrap_or(0));
     v1::Token {
         id: row.id.clone(),

@@ -150,6 +150,109 @@ async fn a_certificate_of_another_authority_is_worth_nothing() {
     assert!(client.subscribe(hello("a", "eu")).await.is_err());
 }
 
+/// A certificate by the fleet's own CA, as the authority might have issued it long ago.
+fn expired(running: &Running, name: &str) -> Identity {
+    let read = |file: &str| std::fs::read_to_string(running.folder.path().join(file)).unwrap();
+    let ca_key = KeyPair::from_pem(&read("ca.key")).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_pem(&read("ca.pem"), ca_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(name.try_into().unwrap())];
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    Identity::from_pem(params.signed_by(&key, &issuer).unwrap().pem(), key.serialize_pem())
+}
+
+#[tokio::test]
+async fn an_expired_or_revoked_certificate_of_an_agent_opens_nothing_and_ends_its_stream() {
+    let running = with_tls().await;
+    let over = expired(&running, "sealane://f/region/eu/agent/a");
+    let refused = AgentServiceClient::new(wire(&running, "", Some(over))).subscribe(hello("a", "eu")).await;
+    assert!(refused.is_err(), "an expired certificate does not get through the handshake");
+
+    let admin = wire(&running, &running.token, None);
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(admin.clone());
+    let request = v1::CreateTokenRequest { role: "agent".into(), region: "eu".into(), ..Default::default() };
+    let token = fleet.create_token(request).await.unwrap().into_inner().text;
+    let stolen = enrol(&running, &token, "a", "eu").await.unwrap();
+    let other = enrol(&running, &token, "b", "eu").await.unwrap();
+    let mut thief = AgentServiceClient::new(wire(&running, "", Some(stolen)));
+    let mut stream = thief.subscribe(hello("a", "eu")).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some(), "good until it is revoked");
+    let mut stays = AgentServiceClient::new(wire(&running, "", Some(other)));
+    let mut others = stays.subscribe(hello("b", "eu")).await.unwrap().into_inner();
+
+    let revoke =
+        |node: &str, dry_run| v1::FleetServiceRevokeRequest { node: node.into(), dry_run, ..Default::default() };
+    assert_eq!(fleet.revoke(revoke("c", false)).await.unwrap_err().code(), Code::NotFound);
+    let bad = v1::FleetServiceRevokeRequest { node: "a".into(), role: "viewer".into(), dry_run: false };
+    assert_eq!(fleet.revoke(bad).await.unwrap_err().code(), Code::InvalidArgument);
+    let dry = fleet.revoke(revoke("a", true)).await.unwrap().into_inner();
+    assert_eq!((dry.certificates, dry.role.as_str(), dry.region.as_str(), dry.tokens.len()), (1, "agent", "eu", 1));
+    let done = fleet.revoke(revoke("a", false)).await.unwrap().into_inner();
+    assert_eq!(done.certificates, 1, "the dry run changed nothing");
+    assert_eq!(fleet.revoke(revoke("a", false)).await.unwrap().into_inner().certificates, 0, "it may be repeated");
+
+    // Its stream ends at once, not at the end of the certificate.
+    let ended =
+        tokio::time::timeout(crate::helper::DEADLINE, async { while let Ok(Some(_)) = stream.message().await {} });
+    ended.await.expect("the stream ends");
+    let refused = thief.subscribe(hello("a", "eu")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("was revoked") && refused.message().contains("sealane token create"));
+    let report = v1::ReportRequest { agent_id: "a".into(), instance: "one".into(), ..Default::default() };
+    assert_eq!(thief.report(report).await.unwrap_err().code(), Code::Unauthenticated);
+    // The others are told of it, and go on.
+    let told = loop {
+        let response = others.message().await.unwrap().expect("its stream stays");
+        if let Some(v1::subscribe_response::Event::Desired(desired)) = response.event
+            && !desired.revoked.is_empty()
+        {
+            break desired.revoked;
+        }
+    };
+    assert_eq!(told.len(), 1);
+
+    // A restart knows it; a token lets the name in again, under another certificate.
+    drop((stream, others, thief, stays));
+    let folder = std::sync::Arc::clone(&running.folder);
+    running.authority.stop().await;
+    let mut again = settings(folder.path());
+    again.tls_name = vec!["localhost".into()];
+    let running = Running::of(folder, again).await;
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(wire(&running, &running.token, None));
+    assert_eq!(fleet.revoke(revoke("a", true)).await.unwrap().into_inner().certificates, 0);
+    let again = enrol(&running, &token, "a", "eu").await.unwrap();
+    let mut client = AgentServiceClient::new(wire(&running, "", Some(again)));
+    let mut stream = client.subscribe(hello("a", "eu")).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().and_then(|response| response.event);
+    assert!(matches!(&first, Some(v1::subscribe_response::Event::Desired(desired)) if desired.revoked.len() == 1));
+}
+
+#[tokio::test]
+async fn a_revoked_proxy_renews_nothing() {
+    let running = with_tls().await;
+    let mut fleet = v1::fleet_service_client::FleetServiceClient::new(wire(&running, &running.token, None));
+    let mut token = async |role: &str| {
+        let request = v1::CreateTokenRequest { role: role.into(), region: "eu".into(), ..Default::default() };
+        fleet.create_token(request).await.unwrap().into_inner().text
+    };
+    let (agents, proxies) = (token("agent").await, token("proxy").await);
+    let agent = enrol(&running, &agents, "both", "eu").await.unwrap();
+    let mut client = AgentServiceClient::new(wire(&running, "", Some(agent)));
+    let key = KeyPair::generate().unwrap();
+    let answer = client.enrol_proxy(proxy_request("both", &key, &proxies, &[])).await.unwrap().into_inner();
+    let (_, pem) = x509_parser::pem::parse_x509_pem(answer.certificate_pem.as_bytes()).unwrap();
+    let ambiguous = v1::FleetServiceRevokeRequest { node: "both".into(), ..Default::default() };
+    let refused = fleet.revoke(ambiguous).await.unwrap_err();
+    assert!(refused.code() == Code::InvalidArgument && refused.message().contains("role"), "{refused:?}");
+    let request = v1::FleetServiceRevokeRequest { node: "both".into(), role: "proxy".into(), dry_run: false };
+    assert_eq!(fleet.revoke(request).await.unwrap().into_inner().certificates, 1);
+    let refused = client.enrol_proxy(proxy_request("both", &key, "", &pem.contents)).await.unwrap_err();
+    assert!(refused.code() == Code::PermissionDenied && refused.message().contains("revoked"), "{refused:?}");
+    client.enrol_proxy(proxy_request("both", &key, &proxies, &[])).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_request_that_is_no_pkcs10_is_refused() {
     let running = with_tls().await;

@@ -309,6 +309,16 @@ impl FleetService for Service {
         Ok(Response::new(FleetServiceDrainResponse { node: Some(node), connections }))
     }
 
+    async fn revoke(&self, request: Request<FleetServiceRevokeRequest>) -> Answer<FleetServiceRevokeResponse> {
+        let wanted = request.into_inner();
+        let node = self.script.nodes.iter().find(|node| node.id == wanted.node).cloned();
+        let node = node.ok_or_else(|| Status::not_found(format!("no certificate was issued to `{}`", wanted.node)))?;
+        let role = if wanted.role.is_empty() { "proxy".to_owned() } else { wanted.role };
+        let token = Token { id: "t7".into(), comment: "edge machines".into(), ..Default::default() };
+        let (region, tokens) = (node.region, vec![token]);
+        Ok(Response::new(FleetServiceRevokeResponse { role, region, certificates: 2, tokens }))
+    }
+
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Answer<CreateTokenResponse> {
         let wanted = request.into_inner();
         if wanted.role == "admin" {

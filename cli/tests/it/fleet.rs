@@ -42,6 +42,16 @@ fn a_node_is_cordoned_and_takes_part_again() {
 }
 
 #[test]
+fn what_is_revoked_says_which_tokens_still_let_it_in() {
+    let fake = fleet();
+    let done = out(&fake.run(&["fleet", "revoke", "edge-1"]));
+    assert!(done.starts_with("proxy edge-1: 2 of its certificates revoked, nobody accepts them any more\n"), "{done}");
+    assert!(done.contains("sealane token revoke t7   edge machines\n"), "{done}");
+    let dry = out(&fake.run(&["fleet", "revoke", "edge-1", "--role", "agent", "--dry-run"]));
+    assert!(dry.starts_with("agent edge-1: 2 of its certificates would be revoked\n"), "{dry}");
+}
+
+#[test]
 fn a_node_is_drained_by_its_name() {
     let fake = fleet();
     assert_eq!(out(&fake.run(&["fleet", "drain", "edge-1"])), "edge-1 is draining 3 connections\n");

@@ -14,27 +14,27 @@ use serde_json::Value;
 
 use crate::program;
 
-const SOON: Duration = Duration::from_secs(60);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// An authority that serves TLS, and an agent that others reach.
-struct Fleet {
-    authority: Process,
-    agent: Process,
+pub(crate) struct Fleet {
+    pub(crate) authority: Process,
+    pub(crate) agent: Process,
     /// Ports of the agent.
-    grpc: u16,
-    http: u16,
+    pub(crate) grpc: u16,
+    pub(crate) http: u16,
     root: tempfile::TempDir,
 }
 
 /// A proxy and its data plane.
-struct Proxy {
-    process: Process,
-    address: std::net::SocketAddr,
-    admin: std::net::SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) process: Process,
+    pub(crate) address: std::net::SocketAddr,
+    pub(crate) admin: std::net::SocketAddr,
 }
 
 impl Fleet {
-    async fn start(push: &[String]) -> Self {
+    pub(crate) async fn start(push: &[String]) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let path = root.path().to_owned();
         std::fs::write(path.join("plan.yaml"), QUICK_PLAN).expect("plan file");
@@ -76,17 +76,22 @@ impl Fleet {
         Self { authority, agent, grpc, http, root }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.root.path()
     }
 
-    fn proxy(&self, id: &str, source: &str, more: &[&str]) -> Proxy {
+    pub(crate) fn proxy(&self, id: &str, source: &str, more: &[&str]) -> Proxy {
+        self.proxy_in(id, id, source, more)
+    }
+
+    /// The same with its state in another directory than that of its name.
+    pub(crate) fn proxy_in(&self, data: &str, id: &str, source: &str, more: &[&str]) -> Proxy {
         let (address, admin) = (free_address(), free_address());
         let mut args = vec![
             "proxy".to_owned(),
             source.to_owned(),
             "--trust=authority/trust.json".to_owned(),
-            format!("--data={id}"),
+            format!("--data={data}"),
             format!("--id={id}"),
             format!("--http-addr={address}"),
             format!("--admin-addr={admin}"),
@@ -94,11 +99,11 @@ impl Fleet {
         ];
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let process = Process::start(program(), self.path(), &self.path().join(format!("{id}.log")), &args);
+        let process = Process::start(program(), self.path(), &self.path().join(format!("{data}.log")), &args);
         Proxy { process, address, admin }
     }
 
-    async fn publish(&self, name: &str, origin: &Origin) -> Finished {
+    pub(crate) async fn publish(&self, name: &str, origin: &Origin) -> Finished {
         let text = format!(
             "listen: 127.0.0.1:8080\nroutes:\n  - id: all\n    path_prefix: /\n    to: http://{}\n",
             origin.address()
@@ -108,7 +113,7 @@ impl Fleet {
         cli(self.path(), &["publish", &file.display().to_string(), "-m", name, "--watch"]).await
     }
 
-    async fn nodes(&self, count: usize) {
+    pub(crate) async fn nodes(&self, count: usize) {
         wait::equals("proxies that the authority sees", SOON, count, async || {
             let listed = cli(self.path(), &["fleet", "nodes", "-o", "json"]).await;
             let value: Value = serde_json::from_str(&listed.stdout).unwrap_or_default();
@@ -117,14 +122,14 @@ impl Fleet {
         .await;
     }
 
-    fn logs(&self) -> String {
+    pub(crate) fn logs(&self) -> String {
         format!("{}\n{}", self.authority.log_text(), self.agent.log_text())
     }
 }
 
-const ENROL: &[&str] = &["--ca-file=authority/ca.pem", "--token-file=proxy.token"];
+pub(crate) const ENROL: &[&str] = &["--ca-file=authority/ca.pem", "--token-file=proxy.token"];
 
-async fn cli(root: &Path, args: &[&str]) -> Finished {
+pub(crate) async fn cli(root: &Path, args: &[&str]) -> Finished {
     let client: PathBuf = root.join("authority/client.yaml");
     let client = client.display().to_string();
     let mut all = args.to_vec();
@@ -132,7 +137,7 @@ async fn cli(root: &Path, args: &[&str]) -> Finished {
     finish(program(), root, Duration::from_secs(120), &all).await
 }
 
-async fn answers(proxy: &Proxy, body: &str) {
+pub(crate) async fn answers(proxy: &Proxy, body: &str) {
     let client = load::client();
     let url = format!("http://{}/", proxy.address);
     let found = tokio::time::timeout(
@@ -144,14 +149,14 @@ async fn answers(proxy: &Proxy, body: &str) {
     assert!(found.await.is_ok(), "no answer `{body}`: {}", proxy.process.log_text());
 }
 
-async fn metric(address: std::net::SocketAddr, name: &str) -> f64 {
+pub(crate) async fn metric(address: std::net::SocketAddr, name: &str) -> f64 {
     let text = load::get(&load::client(), &format!("http://{address}/metrics")).await.map(|(_, text)| text);
     let text = text.unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0.0)
 }
 
-async fn is_last_good(proxy: &Proxy, revision: f64) {
+pub(crate) async fn is_last_good(proxy: &Proxy, revision: f64) {
     wait::equals("the last good revision", SOON, revision, async || {
         metric(proxy.admin, "sealane_proxy_revision{role=\"last_good\"}").await
     })

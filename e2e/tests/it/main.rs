@@ -6,6 +6,7 @@ mod disasters;
 mod distribution;
 mod faults;
 mod manifests;
+mod members;
 mod monitoring;
 mod nodes;
 mod pages;

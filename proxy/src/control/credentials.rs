@@ -11,7 +11,7 @@ use std::sync::PoisonError;
 use sealane_node::disk::{self, DiskError};
 use sealane_node::identity::{Identity, IdentityError, Request};
 use sealane_node::keyring::{Keyring, KeyringError};
-use sealane_proto::v1;
+use sealane_proto::{convert, v1};
 use thiserror::Error;
 
 use super::unix_ms;
@@ -73,6 +73,7 @@ impl Credentials {
         let ca_file = enrolment.ca_file.as_ref().ok_or(CredentialsError::NoCa)?;
         let keyring = Keyring::new(fleet);
         keyring.trust(&read(ca_file)?)?;
+        keyring.revoked().keep_in(&data.join("identity/revoked"))?;
         let file = data.join("identity/proxy.pem");
         let identity = Identity::load(&file)?;
         if let Some(identity) = &identity {
@@ -138,6 +139,15 @@ impl Credentials {
             }
             (Err(why), None) => Err(CredentialsError::Refused(why)),
         }
+    }
+
+    /// Takes in which certificates nobody accepts any more; whether there was anything new.
+    pub(crate) fn take_revoked(&self, listed: &v1::RevokedCertificates) -> bool {
+        let new = self.keyring.revoked().add(convert::revoked(&listed.certificates), unix_ms());
+        new.unwrap_or_else(|error| {
+            tracing::error!(error = disk::chain(&error), "revoked certificates are refused, but not over a restart");
+            true
+        })
     }
 
     fn token(&self) -> Result<String, CredentialsError> {

@@ -90,7 +90,11 @@ impl Stream {
                         tracing::debug!("too many questions at once, one is left unanswered");
                     }
                 }
+                Some(v1::attach_response::Event::Revoked(listed)) => self.link.take_revoked(&listed),
                 Some(v1::attach_response::Event::Beacon(_)) | None => {}
+            }
+            if let Some(over) = self.link.is_over() {
+                return format!("the agent is not to be trusted any more: {over}");
             }
             if self.link.renewal_is_due() {
                 return "the certificate for this proxy is due for renewal".to_owned();

@@ -132,6 +132,13 @@ impl Poll {
                 }
                 let bundle = v1::PullBundle::decode(answer.body.clone())
                     .map_err(|_| counted(PullError::Malformed("bundle of an agent")))?;
+                if let (Some(listed), Some(credentials)) = (&bundle.revoked, &self.credentials)
+                    && credentials.take_revoked(listed)
+                {
+                    tracing::warn!("certificates of the fleet were revoked: who shows them is turned away");
+                    self.talk.forget().await; // the next connection is judged anew
+                    self.content.forget().await;
+                }
                 if let Some(sandbox) = bundle.sandbox {
                     let new = out.sandbox.borrow().as_deref() != Some(&sandbox);
                     if new {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use sealane_model::ids::Digest;
-use sealane_node::keyring::Peers;
-use sealane_node::listen::{self, Guard, Link, dial};
+use sealane_node::keyring::{Peers, Stranger};
+use sealane_node::listen::{self, Guard, Link, Peer, dial};
 use sealane_proto::v1;
 use sealane_proto::v1::proxy_control_service_client::ProxyControlServiceClient;
 use thiserror::Error;
@@ -23,6 +23,7 @@ use super::credentials::{Credentials, CredentialsError};
 use super::http_client::PullError;
 use super::poll::Poll;
 use super::refusal::Refusals;
+use super::unix_ms;
 
 /// The client of the agent's `ProxyControlService`.
 pub(crate) type Client = ProxyControlServiceClient<Channel>;
@@ -89,6 +90,8 @@ pub(crate) struct AgentLink {
     channel: Mutex<Channel>,
     /// Beyond this machine.
     credentials: Option<Arc<Credentials>>,
+    /// Who is at the other end of the newest connection.
+    peer: Arc<Mutex<Option<Peer>>>,
 }
 
 /// How a connection comes about.
@@ -124,8 +127,9 @@ impl AgentLink {
     }
 
     fn new(way: Way, credentials: Option<Arc<Credentials>>) -> Self {
-        let channel = Mutex::new(channel(&way));
-        Self { way, channel, credentials }
+        let peer = Arc::default();
+        let channel = Mutex::new(channel(&way, &peer));
+        Self { way, channel, credentials, peer }
     }
 
     /// A client that takes manifests.
@@ -147,9 +151,34 @@ impl AgentLink {
         });
         if new.await? {
             // The connection is still that of a stranger, or of the old certificate.
-            *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel(&self.way);
+            self.hang_up();
         }
         Ok(())
+    }
+
+    /// Takes in which certificates nobody accepts any more.
+    pub(crate) fn take_revoked(&self, listed: &v1::RevokedCertificates) {
+        if let Some(credentials) = &self.credentials
+            && credentials.take_revoked(listed)
+        {
+            tracing::warn!("certificates of the fleet were revoked: who shows them is turned away");
+        }
+    }
+
+    /// Why the agent's certificate, good in the handshake, is so no more. Then the connection is given up.
+    pub(crate) fn is_over(&self) -> Option<Stranger> {
+        let credentials = self.credentials.as_ref()?;
+        let peer = self.peer.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let over = peer?.is_over(credentials.keyring().revoked(), unix_ms());
+        if over.is_some() {
+            self.hang_up();
+        }
+        over
+    }
+
+    /// The next call opens a connection of its own.
+    fn hang_up(&self) {
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel(&self.way, &self.peer);
     }
 
     /// Whether the stream should end so that the next one shows a new certificate.
@@ -167,7 +196,9 @@ fn guard(credentials: Option<&Credentials>) -> Guard {
     }
 }
 
-fn channel(way: &Way) -> Channel {
+fn channel(way: &Way, peer: &Arc<Mutex<Option<Peer>>>) -> Channel {
+    let peer = Arc::clone(peer);
+    let met = move |link: &Link| *peer.lock().unwrap_or_else(PoisonError::into_inner) = Some(link.peer().clone());
     let endpoint = Endpoint::from_static("http://agent")
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
@@ -180,11 +211,11 @@ fn channel(way: &Way) -> Channel {
             async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
         })),
         Way::Dial(authority, guard) => endpoint.connect_with_connector_lazy(service_fn(move |_| {
-            let (authority, guard) = (authority.clone(), guard.clone());
-            async move { dial(&authority, &guard).await.map(TokioIo::new) }
+            let (authority, guard, met) = (authority.clone(), guard.clone(), met.clone());
+            async move { dial(&authority, &guard).await.inspect(met).map(TokioIo::new) }
         })),
         Way::Accept(links) => endpoint.connect_with_connector_lazy(service_fn(move |_| {
-            let links = Arc::clone(&links);
+            let (links, met) = (Arc::clone(&links), met.clone());
             async move {
                 let mut links = links.lock().await;
                 let mut next = links.recv().await;
@@ -192,7 +223,7 @@ fn channel(way: &Way) -> Channel {
                 while let Ok(newer) = links.try_recv() {
                     next = Some(newer);
                 }
-                next.map(TokioIo::new).ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected))
+                next.inspect(met).map(TokioIo::new).ok_or(std::io::Error::from(std::io::ErrorKind::NotConnected))
             }
         })),
     }

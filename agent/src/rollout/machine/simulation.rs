@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use sealane_model::ids::{Epoch, FleetId};
 
+use super::fault::{self, Fault};
 use super::*;
 
 #[test]
@@ -17,6 +18,31 @@ fn whatever_happens_no_proxy_is_told_more_than_was_granted() {
     }
 }
 
+/// A simulation that finds nothing may be one that cannot: each planted fault must be found within so many seeds.
+#[test]
+fn every_planted_fault_is_found_by_the_simulation() {
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|info| {
+        // The others' panics in this process are theirs to print.
+        if !std::thread::current().name().is_some_and(|name| name.contains("planted_fault")) {
+            eprintln!("{info}");
+        }
+    }));
+    let found: Vec<(Fault, Option<u64>)> = Fault::ALL
+        .into_iter()
+        .map(|fault| {
+            fault::plant(Some(fault));
+            let finds = |seed: &u64| catch_unwind(AssertUnwindSafe(|| World::new(*seed).run())).is_err();
+            (fault, (0..FAULT_SEEDS).find(finds))
+        })
+        .collect();
+    fault::plant(None);
+    std::panic::set_hook(quiet);
+    let missed: Vec<_> = found.iter().filter(|(_, seed)| seed.is_none()).collect();
+    assert!(missed.is_empty(), "not found: {missed:?} of {found:?}");
+}
+
+const FAULT_SEEDS: u64 = 300;
 const STEPS: usize = 400;
 const NAMES: [&str; 5] = ["p0", "p1", "p2", "p3", "p4"];
 
@@ -68,6 +94,16 @@ struct World {
     generation: u64,
     heard_ms: u64,
     ever_withdrawn: BTreeSet<Digest>,
+    /// Who was told to run the present candidate.
+    told: BTreeSet<ProxyId>,
+    /// What each said last that it runs: who runs the candidate stays on it.
+    said: BTreeMap<ProxyId, Option<Digest>>,
+    /// When this machine was first shown each of its grants.
+    shown_ms: BTreeMap<u64, u64>,
+    /// What the machine was shown last.
+    shown: Option<Digest>,
+    /// This machine has heard the authority.
+    has_heard: bool,
 }
 
 impl World {
@@ -87,6 +123,11 @@ impl World {
             generation: 0,
             heard_ms: 1,
             ever_withdrawn: BTreeSet::new(),
+            told: BTreeSet::new(),
+            said: BTreeMap::new(),
+            shown_ms: BTreeMap::new(),
+            shown: None,
+            has_heard: false,
         }
     }
 
@@ -259,6 +300,7 @@ impl World {
 
     fn observe(&mut self, id: &ProxyId, draining: bool) {
         let process = self.processes[id].clone();
+        self.said.insert(id.clone(), process.active);
         let seen = Seen {
             instance: process.instance,
             ready: process.ready,
@@ -293,6 +335,7 @@ impl World {
     }
 
     fn restart_agent(&mut self) {
+        (self.has_heard, self.shown) = (false, None);
         // Generations were written ahead.
         self.machine = Machine::new("eu", self.generation + self.random.below(100), self.now);
         for process in self.processes.values_mut() {
@@ -302,7 +345,13 @@ impl World {
     }
 
     fn step(&mut self, input: Input) {
+        match &input {
+            Input::Desired(desired) => self.show(desired.candidate.as_ref()),
+            Input::Authority(heard) => self.has_heard |= heard.is_some(),
+            _ => {}
+        }
         let actions = self.machine.step(self.now, input);
+        self.check_new(&actions);
         for action in actions {
             match action {
                 Action::RollBack { digest, .. } => {
@@ -313,6 +362,50 @@ impl World {
                 Action::Send { proxy, generation, target } => self.check(&proxy, generation, target),
             }
         }
+    }
+
+    fn show(&mut self, candidate: Option<&Candidate>) {
+        let digest = candidate.map(|candidate| candidate.digest);
+        if self.shown != digest {
+            self.shown = digest;
+            self.told.clear();
+            self.shown_ms.clear();
+        }
+        for grant in candidate.iter().flat_map(|candidate| &candidate.grants) {
+            self.shown_ms.entry(grant.sequence).or_insert(self.now.mono_ms);
+        }
+    }
+
+    /// What is asked of the first command that moves a proxy to the candidate.
+    fn check_new(&mut self, actions: &[Action]) {
+        let Some(candidate) = self.ledger.candidate.clone() else { return };
+        let mut moved: BTreeMap<u64, u32> = BTreeMap::new();
+        for action in actions {
+            let Action::Send { proxy, target, .. } = action else { continue };
+            let is_new = target.active == Some(candidate.digest) && target.active != self.ledger.stable;
+            let stays = self.said.get(proxy) == Some(&Some(candidate.digest));
+            if !is_new || stays || !self.told.insert(proxy.clone()) {
+                continue;
+            }
+            *moved.entry(target.grant.expect("a grant")).or_default() += 1;
+            let continues = candidate.on_authority_loss == OnAuthorityLoss::Continue;
+            let is_lost = !self.has_heard || self.now.mono_ms.saturating_sub(self.heard_ms) >= AUTHORITY_LOSS_MS;
+            let is_fresh = self.ledger.fresh_until_unix_ms.is_some_and(|until| until >= self.now.unix_ms);
+            assert!(!candidate.paused, "{proxy} moved while the rollout is paused");
+            assert!(if is_lost { continues } else { is_fresh }, "{proxy} moved without word of the authority");
+            let grants = &candidate.grants;
+            let at =
+                grants.iter().position(|grant| Some(grant.sequence) == target.grant).expect("a grant it was shown");
+            let baked = |before: &Grant| self.now.mono_ms - self.shown_ms[&before.sequence] >= candidate.bake_min_ms;
+            assert!(at == 0 || baked(&grants[at - 1]), "{proxy} moved before the stage before has baked");
+        }
+        let alone = candidate.at_once
+            || self.ledger.stable.is_none()
+            || self.said.values().any(|said| *said == Some(candidate.digest));
+        assert!(
+            alone || moved.values().all(|count| *count <= 1),
+            "{moved:?} moved although none has shown that it works"
+        );
     }
 
     fn check(&mut self, proxy: &ProxyId, generation: Generation, target: Target) {
