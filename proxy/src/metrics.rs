@@ -442,9 +442,13 @@ fn make_room<'l, T>(
     wanted: impl Iterator<Item = (&'l str, &'l str)>,
     kept_max: usize,
 ) -> Vec<(Labels, PerThread<T>)> {
+    let may_go = |(one, _): &&Labels| !one.is_empty() && **one != *OTHER;
     // The series that are there are few beside the routes of a large config.
     let mut is_wanted: HashMap<(&str, &str), bool, FixedState> =
-        map.keys().map(|(one, other)| ((&**one, &**other), false)).collect();
+        map.keys().filter(may_go).map(|(one, other)| ((&**one, &**other), false)).collect();
+    if is_wanted.is_empty() {
+        return Vec::new();
+    }
     let mut new = 0;
     for labels in wanted {
         match is_wanted.get_mut(&labels) {
@@ -455,8 +459,8 @@ fn make_room<'l, T>(
     if map.len() + new <= kept_max {
         return Vec::new();
     }
-    let may_go = |(one, other): &&Labels| !one.is_empty() && **one != *OTHER && !is_wanted[&(&**one, &**other)];
-    let gone: Vec<Labels> = map.keys().filter(may_go).cloned().collect();
+    let is_unwanted = |(one, other): &&Labels| is_wanted.get(&(&**one, &**other)) == Some(&false);
+    let gone: Vec<Labels> = map.keys().filter(is_unwanted).cloned().collect();
     gone.into_iter().filter_map(|labels| map.remove_entry(&labels)).collect()
 }
 
