@@ -95,6 +95,7 @@ impl Blocks {
             return if fits { Ok(None) } else { Err(Reason::ENHANCE_YOUR_CALM) };
         }
         self.rest = Vec::new();
+        self.table.release();
         if !is_whole {
             return Err(Reason::COMPRESSION_ERROR);
         }

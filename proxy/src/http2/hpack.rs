@@ -69,6 +69,8 @@ impl Entry {
 
 /// The size of the table that clients are allowed: HTTP/2's own, which the proxy never changes.
 const TABLE_BYTES_MAX: usize = 4096;
+/// Room for texts that a connection keeps between blocks.
+const TEXT_BYTES_KEPT: usize = 1024;
 
 impl Table {
     pub(super) const fn new() -> Self {
@@ -85,6 +87,13 @@ impl Table {
             length += read;
         }
         Ok(length)
+    }
+
+    /// The block has ended: gives back the room of a text that was unusually long, which a connection would keep for life.
+    pub(super) fn release(&mut self) {
+        if self.text.capacity() > TEXT_BYTES_KEPT {
+            self.text = Vec::new();
+        }
     }
 
     /// `None`: it is not there as a whole.
@@ -328,6 +337,22 @@ mod tests {
         check(&[&[0x7e, 0x02][..], b"/b"].concat(), true, false);
         check(&[&[0x14, 0x08][..], b"http://a"].concat(), true, true);
         check(&[0x14, 0x00], true, true);
+    }
+
+    #[test]
+    fn the_room_of_a_long_text_is_given_back_after_its_block() {
+        let mut table = Table::new();
+        let long = encode(&[b'a'; 8000]);
+        let length = long.len() - 127;
+        let head = [0x00, 0x01, b'a', 0xff, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8];
+        read(&mut table, &[&head[..], &long].concat()).unwrap();
+        assert!(table.text.capacity() >= 8000);
+        table.release();
+        assert_eq!(table.text.capacity(), 0);
+        read(&mut table, &[&[0x00, 0x01, b'a', 0x81][..], &encode(b"b")].concat()).unwrap();
+        let kept = table.text.capacity();
+        table.release();
+        assert_eq!(table.text.capacity(), kept, "what is usual stays");
     }
 
     #[test]
