@@ -111,6 +111,8 @@ pub(crate) struct Proxy {
     pub(crate) reported_ms: u64,
     /// When its agent heard from it last.
     pub(crate) heard_ms: u64,
+    /// Its stream to its agent is open.
+    pub(crate) attached: bool,
     pub(crate) ready: bool,
     pub(crate) draining: bool,
     pub(crate) active: Option<Digest>,
@@ -407,6 +409,7 @@ fn proxy(now_ms: u64, agent: &AgentId, region: &str, status: &v1::ProxyStatus, b
         instance,
         reported_ms: now_ms,
         heard_ms: now_ms.saturating_sub(status.silent_ms),
+        attached: status.attached,
         ready: status.ready,
         draining: status.draining,
         active,

@@ -117,8 +117,11 @@ pub async fn run(args: &CheckArgs, printer: &Printer) -> Result<(), Failure> {
     show(&found.0, args.output.output, printer)?;
     let bad = found.0.iter().filter(|finding| finding.state == State::Bad).count();
     if bad > 0 {
-        let things = if bad == 1 { "1 thing is".to_owned() } else { format!("{bad} things are") };
-        return Err(Failure::new(Exit::Failed, format!("{things} not as they should be")));
+        let words = match bad {
+            1 => "1 thing is not as it should be".to_owned(),
+            more => format!("{more} things are not as they should be"),
+        };
+        return Err(Failure::new(Exit::Failed, words));
     }
     Ok(())
 }

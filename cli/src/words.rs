@@ -180,15 +180,20 @@ pub(crate) fn next_step(rollout: &Rollout) -> Option<String> {
                 "not_confirmed" => {
                     "it goes on by itself when they confirm (`sealane fleet nodes` says what they serve); else "
                 }
+                "deadline" if rollout.reason.as_ref().is_some_and(|reason| !reason.nodes.is_empty()) => {
+                    "mend those nodes (`sealane check` says how), then retry; else "
+                }
                 "no_data" => "let there be traffic, then retry; else ",
                 _ => "",
             };
             Some(format!(
-                "{by_itself}`sealane rollout promote {name}` goes on, `retry {name}` tries the stage again, `abort {name}` \
-                 goes back"
+                "{by_itself}`sealane rollout promote {name}` goes on, `sealane rollout retry {name}` tries the stage again, \
+                 `sealane rollout abort {name}` goes back"
             ))
         }
-        RolloutState::Paused => Some(format!("`sealane rollout resume {name}` goes on, `abort {name}` goes back")),
+        RolloutState::Paused => {
+            Some(format!("`sealane rollout resume {name}` goes on, `sealane rollout abort {name}` goes back"))
+        }
         RolloutState::Rejected => {
             Some("correct the file, check it with `sealane validate FILE`, and publish it again".into())
         }
@@ -197,7 +202,7 @@ pub(crate) fn next_step(rollout: &Rollout) -> Option<String> {
             Some("`sealane fleet nodes` shows which proxies are not back yet; they go back when they return".into())
         }
         RolloutState::Queued | RolloutState::Preparing | RolloutState::Running | RolloutState::FinalBake => {
-            Some(format!("`sealane rollout watch {name}` follows it, `abort {name}` goes back"))
+            Some(format!("`sealane rollout watch {name}` follows it, `sealane rollout abort {name}` goes back"))
         }
         RolloutState::RollingBack => Some(format!("`sealane rollout watch {name}` follows it")),
         RolloutState::Superseded => Some("`sealane rollout status` shows the newer one".into()),

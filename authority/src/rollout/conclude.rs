@@ -8,6 +8,7 @@ use sealane_proto::v1;
 use super::event::{End, GateRecord, NodeProblem, Reason, What};
 use super::look::{NODES_MAX, World};
 use super::machine::Rollout;
+use super::observe::Roll;
 use super::record::Phase;
 use super::verdict;
 use crate::fleet::Proxy;
@@ -115,13 +116,18 @@ impl Rollout {
         What::Completed { proxies, active, gates: self.look.gates.clone(), line }
     }
 
-    pub(super) fn on_no_data(&self) -> What {
+    pub(super) fn on_no_data(&self, roll: &Roll) -> What {
         let is_quiet = self.look.confirmed && self.look.verdict == Some(Verdict::NotEnoughData);
         if self.look.verdict == Some(Verdict::Suspect) && self.subject.plan.on_no_data != OnNoData::Rollback {
             return self.hold("suspect", "what it does is suspect, and the evidence did not clear it in time", &[]);
         }
         let (had, needed) =
             (self.look.judged.iter().map(|gate| gate.sample).max().unwrap_or(0), self.subject.plan.requests_min);
+        let missing: Vec<String> = roll.silent.iter().chain(&roll.lagging).cloned().collect();
+        let waited = match missing.as_slice() {
+            [] => String::new(),
+            some => format!(": {} is away, not ready, or does not serve it", verdict::names(some)),
+        };
         let (gate, message) = match is_quiet {
             true if had < needed.max(1) => (
                 "no_data",
@@ -130,10 +136,10 @@ impl Rollout {
             true => {
                 ("no_data", "too few requests came by the deadline to see what the plan's `detect` wants".to_owned())
             }
-            false => ("deadline", "it did not get through its bake by the deadline".to_owned()),
+            false => ("deadline", format!("it did not get through its bake by the deadline{waited}")),
         };
         match self.subject.plan.on_no_data {
-            OnNoData::Hold => self.hold(gate, &message, &[]),
+            OnNoData::Hold => self.hold(gate, &message, &missing),
             OnNoData::Proceed if is_quiet && self.record.phase == Phase::FinalBake => {
                 What::Promoted { actor: "the plan's on_no_data".to_owned() }
             }
@@ -141,8 +147,8 @@ impl Rollout {
                 why: "no data by the deadline, and the plan says to proceed".to_owned(),
                 gates: self.look.gates.clone(),
             },
-            OnNoData::Proceed => self.hold(gate, &message, &[]),
-            OnNoData::Rollback => self.roll_back(self.reason(gate, &message, &[]), End::RolledBack),
+            OnNoData::Proceed => self.hold(gate, &message, &missing),
+            OnNoData::Rollback => self.roll_back(self.reason(gate, &message, &missing), End::RolledBack),
         }
     }
 

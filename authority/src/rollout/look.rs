@@ -269,7 +269,7 @@ impl Rollout {
                 _ => Some(What::StagePassed { why: EVERY_GATE_PASSED.to_owned(), gates: self.look.gates.clone() }),
             };
         }
-        if self.past_deadline(world) { Some(self.on_no_data()) } else { None }
+        if self.past_deadline(world) { Some(self.on_no_data(&roll)) } else { None }
     }
 
     /// The first revision, and roll backs by a person: everyone at once, no gates.

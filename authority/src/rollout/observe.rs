@@ -85,8 +85,10 @@ impl Rollout {
             let silent_ms = world.now_ms.saturating_sub(heard_ms);
             let watched_ms = world.now_ms.saturating_sub(self.look.since_ms);
             match proxy {
+                // One whose stream ended is away at once, not when its last word is old.
                 Some(proxy)
                     if silent_ms <= millis(world.timing.fresh)
+                        && proxy.attached
                         && proxy.ready
                         && proxy.active == Some(self.subject.digest) =>
                 {

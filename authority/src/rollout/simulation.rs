@@ -266,7 +266,7 @@ impl World {
             v1::ProxyStatus {
                 proxy_id: proxy.id.clone(),
                 instance: format!("i{}", proxy.instance),
-                attached: true,
+                attached: proxy.silent_until <= self.now_ms,
                 silent_ms: if proxy.silent_until > self.now_ms { 61_000 } else { 0 },
                 ready: !proxy.flapped,
                 draining: proxy.draining,

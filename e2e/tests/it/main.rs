@@ -5,6 +5,7 @@ mod cold_start;
 mod disasters;
 mod distribution;
 mod faults;
+mod losses;
 mod manifests;
 mod members;
 mod monitoring;

@@ -17,6 +17,8 @@ struct Proxy {
     refuses: u64,
     silent_ms: u64,
     not_ready: bool,
+    /// Its stream to its agent has ended.
+    detached: bool,
     draining: bool,
     deaths: u32,
     /// Started from disk once more, and why that did not work.
@@ -155,6 +157,7 @@ impl Bench {
             proxy_id: id.clone(),
             instance: "one".into(),
             silent_ms: proxy.silent_ms,
+            attached: !proxy.detached,
             ready: !proxy.not_ready,
             draining: proxy.draining,
             active_digest: bytes(proxy.active),
@@ -237,6 +240,21 @@ fn the_bake_clock_stands_still_while_a_cohort_proxy_is_not_heard() {
     bench.run(40);
     assert_eq!(bench.happened("stage_passed"), 0, "unknown is not healthy");
     bench.proxy(&canary).silent_ms = 0;
+    bench.run(20);
+    assert_eq!(bench.happened("stage_passed"), 1);
+}
+
+#[test]
+fn the_bake_clock_stands_still_at_once_when_a_canarys_stream_ends() {
+    let mut bench = Bench::new(SIX);
+    bench.publish(plan());
+    bench.run(5);
+    let canary = bench.canary();
+    // Killed: it was heard a moment ago, and its agent knows that it is gone.
+    bench.proxy(&canary).detached = true;
+    bench.run(40);
+    assert_eq!(bench.happened("stage_passed"), 0, "a dead canary passes nothing on its last word");
+    bench.proxy(&canary).detached = false;
     bench.run(20);
     assert_eq!(bench.happened("stage_passed"), 1);
 }

@@ -31,7 +31,10 @@ impl Healthy {
         let Some(stage) = record.stage() else { return };
         let members = stage.opened.cohort.iter().filter_map(|id| live.proxy(id)).filter(|proxy| !proxy.draining);
         let is_healthy = members.clone().all(|proxy| {
-            proxy.ready && proxy.active == Some(digest) && now_ms.saturating_sub(proxy.heard_ms) <= fresh_ms
+            proxy.attached
+                && proxy.ready
+                && proxy.active == Some(digest)
+                && now_ms.saturating_sub(proxy.heard_ms) <= fresh_ms
         });
         if is_healthy && !record.paused && record.held.is_none() {
             self.ms += passed_ms.min(fresh_ms);
