@@ -68,7 +68,7 @@ pub struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Log options")]
 pub struct LogArgs {
-    /// Log level: error, warn, info, debug, trace, or pairs such as `sealane_proxy=debug,info`
+    /// Log level: error, warn, info or debug, or pairs such as `sealane_proxy=debug,info`
     #[arg(long, value_name = "LEVEL", env = "SEALANE_LOG", global = true)]
     pub log_level: Option<String>,
     /// Log as JSON, one object a line

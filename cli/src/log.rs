@@ -16,7 +16,7 @@ pub(crate) fn start(args: &LogArgs, default: &str) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(wanted).map_err(|error| {
         Failure::usage(format!("`{wanted}` is not a log level"))
             .because(error)
-            .hint("use error, warn, info, debug, trace, or pairs such as sealane_proxy=debug,info")
+            .hint("use error, warn, info or debug, or pairs such as sealane_proxy=debug,info")
     })?;
     let colour = !args.no_color && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let builder = tracing_subscriber::fmt()
