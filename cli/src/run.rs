@@ -186,15 +186,19 @@ async fn serve(
         return Err(refused(&text, &problems, &printer));
     }
     served.announce();
-    upgrade.serving()?;
+    // First: the process before ends once it is told, and a service manager must know by then which process is the main one.
     service::ready();
+    upgrade.serving()?;
     let proxy = served.front.proxy.clone();
     let stop = tokio::select! {
         stop = served.follow() => stop?,
         () = signals::replaced(&proxy, &mut upgrade) => Stop::Replaced,
         () = service::keep_watchdog(proxy.clone()) => Stop::Terminate,
     };
-    service::stopping();
+    // What was replaced is not what the service manager knows any more: from it the word would stop the new process.
+    if stop != Stop::Replaced {
+        service::stopping();
+    }
     // Nobody answers from here on: who asks is told so.
     served.commands.close();
     served.orders.close();

@@ -391,8 +391,9 @@ pub async fn proxy(args: ProxyArgs, printer: &Printer) -> Result<(), Failure> {
     let proxy = Proxy::start(own).await.map_err(|error| failed("cannot start the proxy", error))?;
     let mut control = attach(&proxy, &settings).await?;
     info!(id = %control.id(), "proxy started");
-    upgrade.serving()?;
+    // First: the process before ends once it is told, and a service manager must know by then which process is the main one.
     service::ready();
+    upgrade.serving()?;
     let watchdog = tokio::spawn(service::keep_watchdog(proxy.clone()));
     let stop = loop {
         tokio::select! {

@@ -97,7 +97,14 @@ impl Upgrade {
             warn!("cannot tell which program to start");
             return;
         };
-        match Command::new(program).args(std::env::args_os().skip(1)).spawn() {
+        let mut next = Command::new(program);
+        next.args(std::env::args_os().skip(1));
+        // What a service manager said to this process by its id: the next one has another, and would think that it is not
+        // meant, such as by the watchdog. Sockets it gets from this one.
+        for variable in ["WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
+            next.env_remove(variable);
+        }
+        match next.spawn() {
             Ok(child) => info!(pid = child.id(), program = %program.display(), "new process started"),
             Err(error) => warn!(%error, program = %program.display(), "cannot start a new process"),
         }

@@ -29,6 +29,15 @@ impl Manager {
         Self { socket, said: Vec::new() }
     }
 
+    /// Every message that was not looked at yet.
+    fn heard(&mut self) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        while let Ok(length) = self.socket.recv(&mut buffer) {
+            self.said.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+        }
+        std::mem::take(&mut self.said)
+    }
+
     /// Waits for a message with the line `wanted` that was not looked at yet; gives the whole message.
     async fn hears(&mut self, wanted: &str) -> String {
         wait::until(wanted, SOON, async || {
@@ -61,7 +70,7 @@ async fn a_service_manager_is_told_of_readiness_reload_watchdog_and_stop_and_an_
         .expect("the binary");
     let mut manager = Manager::new(&at("notify"));
     let script = format!(
-        "NOTIFY_SOCKET={} WATCHDOG_USEC=600000 exec {} run config.yaml --admin off --threads 1 --handover handover.sock",
+        "NOTIFY_SOCKET={} WATCHDOG_USEC=600000 WATCHDOG_PID=$$ exec {} run config.yaml --admin off --threads 1 --handover handover.sock",
         at("notify").display(),
         at("sealane").display()
     );
@@ -101,6 +110,9 @@ async fn a_service_manager_is_told_of_readiness_reload_watchdog_and_stop_and_an_
     let next = Pid::from_raw(main.parse().expect("a number")).expect("a process");
     let end = KillAtEnd(next);
     assert_eq!(first.ended(SOON).await, 0, "the first one drains and ends by itself");
+    let heard = manager.heard();
+    let is_stopping = heard.iter().any(|message| message.lines().any(|line| line == "STOPPING=1"));
+    assert!(!is_stopping, "what was replaced does not stop the service: {heard:?}");
     let before = fresh.total();
     wait::until("requests to the second", SOON, async || (fresh.total() > before + 50).then_some(())).await;
     assert_eq!((kept.failures(), fresh.failures()), (0, 0), "{:?} {:?}", kept.seen(), fresh.seen());
