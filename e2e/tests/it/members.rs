@@ -143,7 +143,7 @@ async fn of_two_live_nodes_with_one_id_the_second_gets_nothing_over_mutual_tls_w
         // The token lets anybody of the region enrol, also by a name that is taken.
         let second = fleet.proxy_in(&format!("{id}-again"), id, way, ENROL);
         says(&second, &format!("another live proxy is called `{id}`")).await;
-        says(&second, "--id of its own").await;
+        says(&second, "give each its own --id").await;
         let got = load::get(&load::client(), &format!("http://{}/", second.address)).await;
         assert_ne!(got.map(|(status, _)| status), Ok(200), "the second serves nothing");
         answers(first, "one").await;
