@@ -228,10 +228,6 @@ async fn what_breaks_a_stream_ends_it_alone_with_the_code_of_the_rule() {
             ("8.1.2.1/2 a pseudo-field of answers", &[(HEADERS, END, 1, &with(&field(":status", "200")))]),
             ("8.1.2.1/3 a pseudo-field in trailers", &[ASKING, (DATA, 0, 1, b"x"), (HEADERS, END, 1, b"\x82")]),
             ("8.1.2.1/3 an unknown one", &[ASKING, (HEADERS, END, 1, &field(":method", "x"))]),
-            (
-                "8.1.2.1/3 after a body with a length",
-                &[(HEADERS, 4, 1, &length("1")), (DATA, 0, 1, b"x"), (HEADERS, END, 1, b"\x84")],
-            ),
             ("8.1.2.1/4 a pseudo-field after others", &[(HEADERS, END, 1, &[&field("a", "b"), GET].concat())]),
             ("8.1.2.2/1 a field of connections", &[(HEADERS, END, 1, &with(&field("connection", "keep-alive")))]),
             ("8.1.2.2/2 TE other than trailers", &[(HEADERS, END, 1, &with(&field("te", "trailers, deflate")))]),
