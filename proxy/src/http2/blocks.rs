@@ -18,6 +18,9 @@ pub(super) struct Blocks {
     left: usize,
     /// Of the block, what is not a whole field yet.
     rest: Vec<u8>,
+    /// Bytes of it with which it is read again: each time twice as many, so that a field in many frames costs its length,
+    /// not its length for every frame.
+    rest_wanted: usize,
     seen: Seen,
     is_trailers: bool,
     depends_on_itself: bool,
@@ -45,6 +48,7 @@ impl Blocks {
             payload: Vec::new(),
             left: 0,
             rest: Vec::new(),
+            rest_wanted: 0,
             seen: Seen { fields: false, changes: false, pseudo: false, odd_path: false },
             is_trailers: false,
             depends_on_itself: false,
@@ -80,20 +84,25 @@ impl Blocks {
 
     fn take_payload(&mut self, payload: &[u8]) -> Result<Option<(u32, Flaw)>, Reason> {
         let fragment = self.fragment(payload)?;
-        let is_whole = if self.rest.is_empty() {
-            let read = self.table.read(fragment, &mut self.seen).map_err(|_| Reason::COMPRESSION_ERROR)?;
+        let is_last = self.frame.flags & END_HEADERS != 0;
+        let garbled = |_| Reason::COMPRESSION_ERROR;
+        if self.rest.is_empty() {
+            let read = self.table.read(fragment, &mut self.seen).map_err(garbled)?;
             self.rest.extend_from_slice(&fragment[read..]);
-            read == fragment.len()
+            self.rest_wanted = 2 * self.rest.len();
         } else {
             self.rest.extend_from_slice(fragment);
-            let read = self.table.read(&self.rest, &mut self.seen).map_err(|_| Reason::COMPRESSION_ERROR)?;
-            self.rest.drain(..read);
-            self.rest.is_empty()
-        };
-        if self.frame.flags & END_HEADERS == 0 {
+            if is_last || self.rest.len() >= self.rest_wanted {
+                let read = self.table.read(&self.rest, &mut self.seen).map_err(garbled)?;
+                self.rest.drain(..read);
+                self.rest_wanted = 2 * self.rest.len();
+            }
+        }
+        if !is_last {
             let fits = self.rest.len() <= FIELD_BYTES_MAX;
             return if fits { Ok(None) } else { Err(Reason::ENHANCE_YOUR_CALM) };
         }
+        let is_whole = self.rest.is_empty();
         self.rest = Vec::new();
         self.table.release();
         if !is_whole {
@@ -188,6 +197,23 @@ mod tests {
         let begun = b"\x00\x01a\x7f\x80\x80\x80\x01";
         let calm = Err(Reason::ENHANCE_YOUR_CALM);
         check(&[(HEADERS, 0, 1, begun), (CONTINUATION, 0, 1, &large)], false, calm);
+    }
+
+    #[test]
+    fn a_field_in_many_frames_is_not_read_again_with_each_of_them() {
+        let mut blocks = Blocks::new();
+        // A name, and a value of which a byte comes with each frame.
+        let begun = [&b"\x00\x7f\x81\x01"[..], &[b'a'; 256], b"\x7f\x80\x80\x04"].concat();
+        blocks.begin(Frame { length: begun.len(), kind: HEADERS, flags: 0, stream: 1 }, false);
+        blocks.take(&begun).unwrap();
+        let mut readings = 0;
+        for _ in 0..10_000 {
+            let wanted = blocks.rest_wanted;
+            blocks.begin(Frame { length: 1, kind: CONTINUATION, flags: 0, stream: 1 }, false);
+            blocks.take(b"b").unwrap();
+            readings += usize::from(blocks.rest_wanted != wanted);
+        }
+        assert!((1..10).contains(&readings), "{readings}");
     }
 
     #[test]
