@@ -281,6 +281,27 @@ async fn what_breaks_a_stream_ends_it_alone_with_the_code_of_the_rule() {
 }
 
 #[tokio::test]
+async fn flawed_trailers_of_a_complete_body_reset_a_stream_that_has_no_answer() {
+    // A body as long as it says makes the request complete: an endpoint that answers may be first.
+    let origin =
+        Origin::scripted(
+            |mut connection: OriginConnection| async move { while connection.request().await.is_some() {} },
+        )
+        .await;
+    let proxy = TestProxy::start(&to(&[origin.address])).await;
+    let length = [POST, b"\0\x0econtent-length\x011"].concat();
+    let cases: &[(&str, &[Frame<'_>])] = &[(
+        "8.1.2.1/3 after a body with a length",
+        &[(HEADERS, 4, 1, &length), (DATA, 0, 1, b"x"), (HEADERS, END, 1, b"\x84")],
+    )];
+    each(&proxy, cases, async |name, mut raw| {
+        let ended = raw.next_of(&[RST_STREAM, GOAWAY]).await;
+        assert_eq!(ended, Some((1, PROTOCOL_ERROR.to_be_bytes().to_vec())), "{name}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_a_client_may_do_is_answered() {
     let origin = Origin::fixed("here").await;
     let proxy = TestProxy::start(&to(&[origin.address])).await;
